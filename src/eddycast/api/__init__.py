@@ -1,0 +1,32 @@
+"""The verbs: one function each, on paths or objects. The command line calls these, and so does a notebook."""
+
+from eddycast.api.data import inspect, observe, open_dataset, simulate, systems
+from eddycast.api.demo import demo
+from eddycast.api.results import compare, evaluate, plot, report
+from eddycast.api.runs import Forecaster, assimilate, forecast, load, methods, recipes, train
+from eddycast.data import Dataset
+from eddycast.evaluation import Scores
+from eddycast.observations import Observations
+
+__all__ = [
+    "Dataset",
+    "Forecaster",
+    "Observations",
+    "Scores",
+    "assimilate",
+    "compare",
+    "demo",
+    "evaluate",
+    "forecast",
+    "inspect",
+    "load",
+    "methods",
+    "observe",
+    "open_dataset",
+    "plot",
+    "recipes",
+    "report",
+    "simulate",
+    "systems",
+    "train",
+]

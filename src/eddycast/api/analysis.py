@@ -1,0 +1,172 @@
+"""Observations to a labelled analysis, by any method with any forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xarray as xr
+import yaml
+from torch import Tensor
+
+from eddycast import assimilation, data, simulators
+from eddycast.assimilation import get_method
+from eddycast.conditions import Conditions
+from eddycast.data import Field, Initial, PlainClock
+from eddycast.emulators import Emulator, IdentitySpace, SolverModel, UniversalDiffusion
+from eddycast.errors import InputError
+from eddycast.grid import Grid
+from eddycast.observations import Observations
+
+if TYPE_CHECKING:
+    from eddycast.api.runs import Forecaster
+
+
+def analyse(
+    forecaster: Forecaster,
+    observations: Observations,
+    *,
+    method: str | None,
+    mode: str,
+    background: xr.Dataset | str | Path | None,
+    withhold: float,
+    members: int,
+    seed: int,
+    overrides: Mapping[str, Any],
+    progress: Any,
+) -> xr.Dataset:
+    """See `Forecaster.assimilate`."""
+    from eddycast.api.runs import rebuilt
+
+    emulator = emulator_for(forecaster, observations)
+    name = method or default_method(emulator)
+    chosen = get_method(name)
+    options = rebuilt(chosen.options(), {key: _value(value) for key, value in overrides.items()})
+    conditions = observations.conditions(static=static_fields(forecaster))
+    used, held = observations, None
+    if withhold > 0:
+        used, held = observations.withhold(withhold, seed=seed)
+    start = states_of(background, observations)
+    if start is None and (chosen.background or name == "interpolation"):
+        start = climatological(forecaster, conditions, members if chosen.background else 64, seed)
+    states = assimilation.assimilate(
+        name,
+        emulator,
+        used,
+        conditions,
+        members=members,
+        seed=seed,
+        mode=mode,  # type: ignore[arg-type]
+        background=start,
+        options=options,
+        progress=progress,
+    )
+    attributes: dict[str, Any] = forecaster.attributes(None, seed) | {
+        "eddycast_method": name,
+        "eddycast_mode": mode,
+        "eddycast_system": observations.attributes.get("system", ""),
+    }
+    if "lyapunov_time" in observations.attributes:
+        attributes["lyapunov_time"] = float(observations.attributes["lyapunov_time"])
+    if held is not None:
+        attributes |= withheld_scores(states, held)
+    return data.to_xarray(
+        states,
+        initial=first_frames(forecaster, observations),
+        lead_times=range(observations.num_times),
+        kind="analysis",
+        attributes=attributes,
+    )
+
+
+def default_method(emulator: Emulator) -> str:
+    """The best method that a forecaster allows: guidance for denoisers, a filter for everything else."""
+    return "mmps" if isinstance(emulator.model, UniversalDiffusion) else "etkf"
+
+
+def withheld_scores(states: Tensor, held: Observations) -> dict[str, float]:
+    """How well the analysis predicts observations that it has not seen, in units of their noise; 1 is the least one can expect."""
+    predicted = held.operator()(states.mean(dim=0))
+    departure = (predicted - held.filled) / held.noise_field
+    mask = held.mask
+    return {
+        "withheld_observations": float(mask.sum()),
+        "withheld_departure_rms": float(departure[mask].square().mean().sqrt()),
+    }
+
+
+def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator:
+    """The emulator, after a check that the observations are of its fields and grid."""
+    names = tuple(name for name, _ in observations.fields)
+    if forecaster.run is not None:
+        summary = forecaster.run.data
+        observations.require(Grid.from_dict(summary["grid"]), tuple(Field(**one).name for one in summary["fields"]))
+        return forecaster.run.emulator
+    kind, _, name = forecaster.name.partition(":")
+    if kind != "system":
+        raise InputError(f"{forecaster.name} cannot assimilate: use a run, or system:NAME.")
+    system = simulators.get_system(name)
+    observations.require(observations.grid, tuple(field.name for field in system.info.fields))
+    if tuple(observations.parameter_names) != system.info.parameter_names:
+        raise InputError(
+            f"{forecaster.name} needs the parameters {', '.join(system.info.parameter_names)}; the observations of "
+            f"{', '.join(names)} carry {', '.join(observations.parameter_names) or 'none'}."
+        )
+    return Emulator(SolverModel(system), IdentitySpace(), chunk=1024)
+
+
+def static_fields(forecaster: Forecaster) -> Tensor | None:
+    """Static fields of the training data; runs on data that have any keep them."""
+    return None if forecaster.run is None else forecaster.run.static_fields()
+
+
+def states_of(background: xr.Dataset | str | Path | None, observations: Observations) -> Tensor | None:
+    """States (member, case, time, channel, *space) of a forecast or analysis file."""
+    if background is None:
+        return None
+    opened = background if isinstance(background, xr.Dataset) else data.read(Path(background))
+    names = [name for name, _ in observations.fields]
+    missing = [name for name in names if name not in opened]
+    if missing:
+        raise InputError(f"The background has no field {missing[0]!r}: it has {', '.join(map(str, opened.data_vars))}.")
+    space = observations.grid.names
+    stacked = opened[names].to_array("channel").transpose("member", "init", "lead_time", "channel", *space)
+    return torch.as_tensor(stacked.values)
+
+
+def climatological(forecaster: Forecaster, conditions: Conditions, members: int, seed: int) -> Tensor:
+    """Climatological states (member, case, 1, channel, *space): kept with a run, or spun up by the solver."""
+    cases = len(conditions.time)
+    generator = torch.Generator().manual_seed(seed)
+    if forecaster.run is not None:
+        states = forecaster.run.climatology()
+    else:
+        system = simulators.get_system(forecaster.name.partition(":")[2])
+        if not bool((conditions.parameters == conditions.parameters[:1]).all()):
+            raise InputError("Cases with different parameters need a background each: pass --background.")
+        values = dict(zip(system.info.parameter_names, conditions.parameters[0].tolist(), strict=True))
+        made = simulators.simulate(
+            system, trajectories=members, steps=1, parameters=values, grid_shape=conditions.grid.shape, seed=seed
+        )
+        states = made.states[:, 0]
+    if len(states) < members:
+        raise InputError(f"There are {len(states)} climatological states, {members} members were asked for: pass --background.")
+    picks = torch.stack([torch.randperm(len(states), generator=generator)[:members] for _ in range(cases)], dim=1)
+    return states[picks][:, :, None]
+
+
+def first_frames(forecaster: Forecaster, observations: Observations) -> Initial:
+    """The observed cases as starts of labelled states; times are numbers, as in the observations."""
+    if forecaster.run is None:
+        fields = tuple(Field(name, units) for name, units in observations.fields)
+    else:
+        fields = tuple(Field(**one) for one in forecaster.run.data["fields"])
+    clock = PlainClock(observations.dt, observations.time_units, cycle=observations.cycle)
+    shell = data.from_arrays([], fields=fields, grid=observations.grid, clock=clock, splits={}, valid=observations.valid)
+    return Initial(shell, observations.trajectories, observations.frames, ())
+
+
+def _value(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) else value

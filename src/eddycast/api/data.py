@@ -1,0 +1,181 @@
+"""Data: simulate, open, describe, observe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from eddycast import data, observations, simulators
+from eddycast.data import Dataset, Field
+from eddycast.errors import InputError
+from eddycast.observations import Observations
+from eddycast.simulators import SYSTEMS, get_system
+
+Data = Dataset | str | Path
+
+
+def systems() -> list[tuple[str, str]]:
+    """Name and description of each system."""
+    return [(name, f"{system.info.description} {system.info.equation}") for name, system in SYSTEMS.items()]
+
+
+def simulate(
+    system: str,
+    *,
+    trajectories: int = 64,
+    steps: int = 400,
+    parameters: Mapping[str, float | tuple[float, float]] | None = None,
+    grid: Sequence[int] | None = None,
+    dt: float | None = None,
+    spin_up: float | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    out: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Simulate trajectories of a system, split 80 / 10 / 10 % into train, valid and test.
+
+    Args:
+        system: See `systems()`.
+        trajectories, steps: Runs, and stored states of each.
+        parameters: A value, or a range (low, high) to draw from for each run.
+        grid: Points per axis; None for the system's own.
+        dt, spin_up: Time between states and before the first one; None for the system's own.
+        seed: The same seed gives the same data.
+        dtype: Of the arithmetic, `float32` or `float64`; states are stored in float32.
+        device: Where to compute.
+        out: Directory for files in The Well's format; None keeps the data in memory.
+        progress: Called with (done, total).
+
+    Raises: InputError for an unknown system or numbers out of range.
+    """
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, got {dtype!r}.")
+    result = simulators.simulate(
+        get_system(system),
+        trajectories=trajectories,
+        steps=steps,
+        parameters=parameters or {},
+        grid_shape=None if grid is None else tuple(grid),
+        seed=seed,
+        spin_up=spin_up,
+        dt=dt,
+        dtype=getattr(torch, dtype),
+        device=device,
+        progress=progress,
+    )
+    dataset = data.from_arrays(
+        result.states.cpu().float(),
+        fields=tuple(Field(**asdict(field)) for field in result.fields),
+        grid=result.grid,
+        dt=result.dt,
+        time_units=result.time_units,
+        parameters=result.parameters.float(),
+        parameter_names=result.parameter_names,
+        attributes=result.attributes,
+    )
+    if out is None:
+        return dataset
+    data.write_well(dataset, Path(out))
+    return data.open_dataset(Path(out))
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open The Well HDF5 (file or directory), NetCDF, Zarr, .npz or .npy, lazily; see `data.open_dataset` for options."""
+    return data.open_dataset(Path(path))
+
+
+def opened(source: Data) -> Dataset:
+    return source if isinstance(source, Dataset) else open_dataset(source)
+
+
+def inspect(path: str | Path) -> str:
+    """Fields, grid, parameters, statistics and schema problems of a data set, as text."""
+    return data.inspect(Path(path))
+
+
+def observe(
+    source: Data,
+    *,
+    split: str = "test",
+    fraction: float | None = None,
+    sensors: int | None = None,
+    coarsen: int | None = None,
+    noise: float | str = 0.1,
+    steps: int | None = None,
+    start: int = 0,
+    trajectories: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Observations:
+    """Draw sparse and noisy observations from data.
+
+    Args:
+        source: Opened data, or a path.
+        split: Whose segments are observed, one case each.
+        fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean; one of them, 0.1 of
+            the points if none.
+        noise: Standard deviation of the error, in standard deviations of each field in training, or with a unit ("0.5 K").
+        steps: Frames observed from `start` of each segment on; None for 16, or as many as there are.
+        trajectories: Number of cases; None for all.
+        seed: Of positions and errors.
+        out: `.nc` or `.csv` to write.
+    """
+    dataset = opened(source)
+    if fraction is None and sensors is None and coarsen is None:
+        fraction = 0.1
+    segments = dataset.segments(split)[:trajectories]
+    longest = min(len(segment) for segment in segments) - start
+    steps = min(16, longest) if steps is None else steps
+    if steps < 1 or steps > longest:
+        raise InputError(
+            f"The segments of split {split!r} have {longest} frames from frame {start} on, {steps} were asked for: lower --steps or --start."
+        )
+    first = [(segment.trajectory, segment.start + start) for segment in segments]
+    states = torch.stack([dataset.read(one, at, at + steps) for one, at in first])
+    numbers, frames = (torch.tensor(column) for column in zip(*first, strict=True))
+    conditions = dataset.conditions(numbers, frames)
+    made = observations.observe(
+        states,
+        grid=dataset.grid,
+        fields=[(field.name, field.units) for field in dataset.fields],
+        dt=dataset.dt,
+        noise_std=noise_levels(dataset, noise),
+        seed=seed,
+        fraction=fraction,
+        sensors=sensors,
+        coarsen=coarsen,
+        trajectories=numbers,
+        frames=frames,
+        valid=dataset.valid,
+        time_units=dataset.time_units,
+        parameters=conditions.parameters,
+        parameter_names=dataset.parameter_names,
+        time=conditions.time,
+        cycle=dataset.cycle,
+        attributes={key: str(dataset.attributes[key]) for key in ("system", "lyapunov_time") if key in dataset.attributes},
+    )
+    if out is not None:
+        made.save(Path(out))
+    return made
+
+
+def noise_levels(dataset: Dataset, noise: float | str) -> torch.Tensor:
+    """Standard deviation of the error of each field, (channel,), from a number of standard deviations or text with a unit."""
+    if not isinstance(noise, str):
+        return noise * field_std(dataset)
+    number, _, unit = noise.strip().partition(" ")
+    wrong = sorted({field.units for field in dataset.fields if field.units != unit})
+    if wrong:
+        raise InputError(f"The noise is given in {unit!r}, the fields are in {', '.join(wrong)}: give it in that unit or without one.")
+    return torch.full((len(dataset.fields),), float(number))
+
+
+def field_std(dataset: Dataset) -> torch.Tensor:
+    """Standard deviation of each field over the training data, (channel,)."""
+    space = data.statistics(dataset, "train", mean="field")
+    return space.std.flatten(1)[:, 0]

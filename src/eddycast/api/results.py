@@ -1,0 +1,88 @@
+"""Results: score, draw, report, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from eddycast import data as rooms
+from eddycast import evaluation
+from eddycast import report as pictures
+from eddycast.api.data import Data, opened
+from eddycast.api.runs import Forecaster, load
+from eddycast.errors import InputError
+from eddycast.evaluation import Scores
+
+
+def evaluate(
+    forecast: xr.Dataset | str | Path, *, truth: Data, out: str | Path | None = None, **options: Any
+) -> Scores:
+    """Scores of a forecast or an analysis; see `evaluation.evaluate` for options and what is computed.
+
+    Args:
+        forecast: From `Forecaster.forecast` or `.assimilate`, or a file.
+        truth: The data that it was made from.
+        out: JSON file to write.
+    """
+    scores = evaluation.evaluate(forecast, opened(truth), **options)
+    if out is not None:
+        scores.to_json(Path(out))
+    return scores
+
+
+def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:
+    """One picture or movie of a forecast, an analysis or observations; see `report.plot`."""
+    return pictures.plot(file, Path(out), **options)
+
+
+def report(inputs: Sequence[str | Path], out: str | Path) -> Path:
+    """One HTML page of runs, forecasts, analyses and scores; see `report.report_from`."""
+    return pictures.report_from([Path(item) for item in inputs], Path(out))
+
+
+def compare(
+    runs: Sequence[str | Path | Forecaster],
+    *,
+    data: Data,
+    out: str | Path,
+    split: str = "test",
+    start: Any = None,
+    members: int = 16,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """All methods on the same cases: one forecast and score file each, one table, one report.
+
+    Every forecaster starts from the same frames, late enough for the one with the longest context.
+
+    Returns: the report.
+    Raises: InputError when there is nothing to compare, or data do not fit a run.
+    """
+    if not runs:
+        raise InputError("There is nothing to compare: name runs, shipped runs, system:NAME or baseline:NAME.")
+    dataset = opened(data)
+    forecasters = [load(run) for run in runs]
+    context = max(forecaster.emulator(dataset).context for forecaster in forecasters)
+    directory = Path(out)
+    directory.mkdir(parents=True, exist_ok=True)
+    initial = dataset.initial(split, start=start, leads=steps or 1).resolved(context)
+    scores: dict[str, Scores] = {}
+    files: list[Path] = []
+    for forecaster in forecasters:
+        made = forecaster.forecast(initial, steps=steps, members=members, seed=seed)
+        stem = forecaster.name.replace("/", "-").replace(":", "-").strip("-.")
+        rooms.write(made, directory / f"{stem}.nc")
+        scores[forecaster.name] = evaluate(made, truth=dataset, out=directory / f"{stem}.scores.json")
+        files.append(directory / f"{stem}.scores.json")
+    return comparison_report(scores, directory)
+
+
+def comparison_report(scores: Mapping[str, Scores], directory: Path) -> Path:
+    """Table and report of several scores in a directory."""
+    from eddycast.files import write_bytes
+
+    write_bytes(directory / "table.txt", (evaluation.compare_table(scores) + "\n").encode())
+    return pictures.write_report(pictures.comparison(scores), directory / "report.html")

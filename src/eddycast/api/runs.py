@@ -1,0 +1,421 @@
+"""Forecasters: train, load, forecast, assimilate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from eddycast import __version__, assimilation
+from eddycast.api.data import Data, opened, simulate
+from eddycast.data import Dataset, Initial, check_output, statistics, write
+from eddycast.data import to_xarray as label
+from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, SolverModel
+from eddycast.errors import InputError
+from eddycast.observations import Observations
+from eddycast.recipes import (
+    Recipe,
+    Run,
+    all_recipes,
+    get_recipe,
+    load_run,
+    read_recipe,
+    sample_states,
+    train_recipe,
+    with_overrides,
+)
+from eddycast.simulators import SYSTEMS, get_system
+from eddycast.training import ProgressBar, TrainingObserver
+
+BASELINES = {
+    "persistence": "the last state, for ever",
+    "climatology": "states of the training data, from the same time of the year where there is one",
+}
+SAMPLING = ("context", "overlap", "sampler", "num_steps")
+"""Settings of an emulator that may differ between training and use."""
+ARCHIVE = 1024
+"""States of the training data that the climatology draws from."""
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Name and description of each recipe."""
+    return [(name, recipe.description) for name, recipe in sorted(all_recipes().items())]
+
+
+def methods() -> list[tuple[str, str]]:
+    """Name and description of each assimilation method."""
+    return assimilation.describe_methods()
+
+
+def shipped() -> dict[str, Path]:
+    """Small trained runs that come with the package, by name."""
+    root = Path(str(resources.files("eddycast") / "shipped"))
+    return {str(file.parent.relative_to(root)): file.parent for file in sorted(root.glob("*/*/config.json"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Forecaster:
+    """Anything that forecasts: a trained run, `system:NAME` or `baseline:NAME`.
+
+    Args:
+        name: As the user called it.
+        run: The trained run; None for solvers and baselines, which are made to fit the data.
+    """
+
+    name: str
+    run: Run | None = None
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.run is None else self.run.path
+
+    @property
+    def recipe(self) -> Recipe | None:
+        return None if self.run is None else self.run.recipe
+
+    def emulator(self, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> Emulator:
+        """The emulator for these data. Raises: InputError for data that do not fit, or a setting that it does not have."""
+        given = {key.removeprefix("emulator."): _value(value) for key, value in (overrides or {}).items()}
+        if self.run is not None:
+            self.run.check(dataset)
+            return configured(self.run.emulator, given)
+        kind, _, name = self.name.partition(":")
+        if kind == "system":
+            return solver(name, dataset, given)
+        _refuse(given, ())
+        if name == "persistence":
+            return Emulator(Persistence(), IdentitySpace())
+        space = statistics(dataset, "train")
+        states, phase = sample_states(dataset, space, ARCHIVE)
+        return Emulator(Climatology(states, phase), space)
+
+    def forecast(
+        self,
+        initial: Initial,
+        *,
+        steps: int | None = None,
+        leads: Sequence[float] | None = None,
+        members: int = 16,
+        seed: int = 0,
+        parameters: Mapping[str, float] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Ensemble forecast as a data set (init, member, lead_time, *space).
+
+        Args:
+            initial: Where it starts, `data.initial("test")`.
+            steps: Steps of dt; None for what the recipe evaluates, or 100.
+            leads: Lead times instead, in time units.
+            members: Members of the ensemble.
+            seed: The same seed gives the same ensemble.
+            parameters: Values that replace those of the data.
+            overrides: Settings of the sampler or solver.
+            progress: Called with (done, total).
+
+        Raises: InputError for data, leads or settings that do not fit.
+        """
+        dataset = initial.data
+        emulator = self.emulator(dataset, overrides)
+        start = initial.resolved(emulator.context)
+        conditions = start.conditions()
+        for name, value in (parameters or {}).items():
+            if name not in dataset.parameter_names:
+                raise InputError(
+                    f"The data have no parameter {name!r}: they have {', '.join(dataset.parameter_names) or 'none'}."
+                )
+            column = dataset.parameter_names.index(name)
+            changed = conditions.parameters.clone()
+            changed[..., column] = value
+            conditions = replace(conditions, parameters=changed)
+        if leads is None:
+            default = 100 if self.run is None else self.run.recipe.evaluation.steps
+            lead_steps = torch.arange(1, (steps or default) + 1, dtype=torch.float64)
+        else:
+            lead_steps = torch.tensor(list(leads), dtype=torch.float64) / dataset.dt
+        states = emulator.forecast(
+            start.context(emulator.context), conditions, lead_steps, members=members, seed=seed, progress=progress
+        )
+        return label(states, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+
+    def assimilate(
+        self,
+        observations: Observations,
+        *,
+        method: str | None = None,
+        mode: str = "smooth",
+        background: xr.Dataset | str | Path | None = None,
+        withhold: float = 0.0,
+        members: int = 16,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Posterior ensemble given observations, as a data set (init, member, lead_time, *space) with lead 0 the first observed frame.
+
+        Args:
+            observations: From `observe`, or a file of your own.
+            method: See `methods()`; None for the best that this forecaster allows.
+            mode: `smooth`, `filter` or `online`.
+            background: Forecast or analysis to start from; None for climatology.
+            withhold: Share of observations kept back; the analysis is scored on them in its attributes.
+            members, seed: Of the ensemble.
+            overrides: Settings of the method.
+            progress: Called with (done, total).
+        """
+        from eddycast.api.analysis import analyse
+
+        return analyse(
+            self,
+            observations,
+            method=method,
+            mode=mode,
+            background=background,
+            withhold=withhold,
+            members=members,
+            seed=seed,
+            overrides=overrides or {},
+            progress=progress,
+        )
+
+    def attributes(self, dataset: Dataset | None, seed: int) -> dict[str, Any]:
+        """Provenance of what this forecaster makes."""
+        known = {} if dataset is None else dataset.attributes
+        kept = {key: known[key] for key in ("lyapunov_time",) if key in known}
+        return kept | {
+            "source": f"eddycast {__version__}",
+            "eddycast_run": self.name,
+            "eddycast_recipe": "" if self.run is None else self.run.recipe.name,
+            "eddycast_run_hash": "" if self.run is None else self.run.fingerprint(),
+            "eddycast_seed": seed,
+            "eddycast_system": str(known.get("system", "")),
+        }
+
+
+def load(run: str | Path | Forecaster, *, device: str = "cpu") -> Forecaster:
+    """A forecaster from a run directory, the name of a shipped run, `system:NAME` or `baseline:NAME`.
+
+    Raises: InputError when there is none of that name, with what there is.
+    """
+    if isinstance(run, Forecaster):
+        return run
+    name = str(run)
+    kind, colon, what = name.partition(":")
+    if colon and kind == "system":
+        return Forecaster(f"system:{get_system(what).info.name}")
+    if colon and kind == "baseline":
+        if what not in BASELINES:
+            raise InputError(f"There is no baseline {what!r}: known are {', '.join(BASELINES)}.")
+        return Forecaster(name)
+    path = Path(run)
+    if path.is_dir():
+        return Forecaster(name, load_run(path, name, device))
+    if name in shipped():
+        return Forecaster(name, load_run(shipped()[name], name, device))
+    raise InputError(
+        f"There is no run {name!r}: expected a run directory, a shipped run ({', '.join(shipped()) or 'none'}), system:NAME "
+        f"({', '.join(SYSTEMS)}) or baseline:NAME ({', '.join(BASELINES)})."
+    )
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    data: Data | None = None,
+    out: str | Path | None = None,
+    init: str | Path | None = None,
+    stage: str | None = None,
+    minutes: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    seed: int | None = None,
+    threads: int | None = None,
+    observer: TrainingObserver | None = None,
+) -> Forecaster:
+    """Train the emulator of a recipe and leave a run directory.
+
+    Args:
+        recipe: Name, YAML or JSON file, or object.
+        data: Opened data or a path; None simulates what the recipe says.
+        out: Run directory; None for `runs/<name>`.
+        init: Run whose weights are the start.
+        stage: Train this stage only.
+        minutes: Fit the number of steps to this time.
+        overrides: Settings such as {"training.batch_size": 32}.
+        resume: Go on with an interrupted training, exactly.
+        device, threads: Where to compute, with how many CPU threads.
+        seed: Replaces the recipe's.
+        observer: Shown the progress; None draws a bar.
+
+    Raises: InputError for anything that does not fit; FloatingPointError when the loss is no longer finite.
+    """
+    settings = dict(overrides or {})
+    if minutes is not None:
+        settings["training.minutes"] = minutes
+    if seed is not None:
+        settings["training.seed"] = seed
+    chosen = with_overrides(find_recipe(recipe), settings)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    directory = Path("runs") / chosen.name if out is None else Path(out)
+    if data is None:
+        if chosen.simulation is None:
+            raise InputError(f"The recipe {chosen.name} needs data: pass --data with a file or directory.")
+        data = simulated(chosen)
+    source = None if init is None else load(init).path
+    dataset = opened(data)
+    try:
+        train_recipe(
+            chosen, dataset, directory, stage=stage, init=source, resume=resume, device=device, observer=observer or ProgressBar()
+        )
+    except FloatingPointError as error:
+        raise InputError(str(error)) from error
+    return load(directory, device=device)
+
+
+def find_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """A recipe by name, or from a file."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return read_recipe(path)
+    return get_recipe(str(recipe))
+
+
+def simulated(recipe: Recipe) -> Dataset:
+    """The data that a recipe simulates."""
+    settings = recipe.simulation
+    assert settings is not None, "checked by the caller"
+    return simulate(
+        settings.system,
+        trajectories=settings.trajectories,
+        steps=settings.steps,
+        parameters=settings.parameters,
+        grid=settings.grid,
+        dt=settings.dt,
+        seed=settings.seed,
+    )
+
+
+def forecast(
+    run: str | Path | Forecaster,
+    *,
+    data: Data,
+    out: str | Path,
+    split: str = "test",
+    start: Any = None,
+    steps: int | None = None,
+    leads: Sequence[float] | None = None,
+    members: int = 16,
+    parameters: Mapping[str, float] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Any = None,
+) -> Path:
+    """Forecast from a data set to a file; see `Forecaster.forecast`."""
+    check_output(out)
+    dataset = opened(data)
+    forecaster = load(run)
+    result = forecaster.forecast(
+        dataset.initial(split, start=start, leads=steps or 1),
+        steps=steps,
+        leads=leads,
+        members=members,
+        seed=seed,
+        parameters=parameters,
+        overrides=overrides,
+        progress=progress,
+    )
+    return write(result, Path(out))
+
+
+def assimilate(
+    run: str | Path | Forecaster,
+    *,
+    observations: Observations | str | Path,
+    out: str | Path,
+    method: str | None = None,
+    mode: str = "smooth",
+    background: str | Path | None = None,
+    withhold: float = 0.0,
+    members: int = 16,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Any = None,
+) -> Path:
+    """Assimilate observations to a file; see `Forecaster.assimilate`."""
+    check_output(out)
+    given = observations if isinstance(observations, Observations) else Observations.open(observations)
+    result = load(run).assimilate(
+        given,
+        method=method,
+        mode=mode,
+        background=background,
+        withhold=withhold,
+        members=members,
+        seed=seed,
+        overrides=overrides,
+        progress=progress,
+    )
+    return write(result, Path(out))
+
+
+def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
+    """A trained emulator with other sampling settings, and perhaps without its guard."""
+    config = emulator.model.config  # type: ignore[attr-defined]
+    own = tuple(field.name for field in fields(config) if field.name in SAMPLING)
+    _refuse(given, (*own, "guard", "chunk"))
+    if given.get("guard") is False:
+        emulator = emulator.without_guard()
+    if "chunk" in given:
+        emulator = replace(emulator, chunk=int(given["chunk"]))
+    changes = {key: value for key, value in given.items() if key in own}
+    if changes:
+        model = emulator.model
+        model.config = rebuilt(config, changes)  # type: ignore[attr-defined]
+    return emulator
+
+
+def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """A frozen dataclass with some fields replaced and checked. Raises: InputError for a name or value that does not fit."""
+    assert is_dataclass(settings), "settings are dataclasses"
+    _refuse(changes, tuple(field.name for field in fields(settings)))
+    content = {field.name: getattr(settings, field.name) for field in fields(settings)} | dict(changes)
+    try:
+        return TypeAdapter(type(settings)).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.") from error
+
+
+def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
+    """The numerical solver for the grid and parameters of the data."""
+    system = get_system(name)
+    _refuse(given, ("perturbation", "inner_dt", "chunk"))
+    if dataset.parameter_names != system.info.parameter_names:
+        raise InputError(
+            f"system:{name} needs the parameters {', '.join(system.info.parameter_names)}; the data have "
+            f"{', '.join(dataset.parameter_names) or 'none'}."
+        )
+    model = SolverModel(system, perturbation=float(given.get("perturbation", 0.0)), inner_dt=given.get("inner_dt"))
+    return Emulator(model, IdentitySpace(), chunk=int(given.get("chunk", 1024)))
+
+
+def _refuse(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"--set {unknown[0]}: no such setting here; known are {', '.join(known) or 'none'}.")
+
+
+def _value(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) else value
+

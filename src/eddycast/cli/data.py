@@ -1,0 +1,118 @@
+"""Commands that make, describe and observe data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eddycast.cli import options
+from eddycast.cli.parse import grid_shape, noise_level, parameter_ranges, quoted
+from eddycast.cli.progress import progress_bar
+from eddycast.errors import InputError
+
+
+def simulate(
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="A system; see eddycast systems.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for The Well files.", show_default=False)],
+    trajectories: Annotated[int, typer.Option(min=1, help="Independent runs.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Stored states of each run.")] = 400,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar="name=value|name=lo:hi",
+            help="A parameter, or the range to draw it from for each run; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="64x64", help="Points per axis; the system's own if absent.", show_default=False),
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+) -> None:
+    """Simulate trajectories of a system."""
+    parameters, shape = parameter_ranges(param or []), grid_shape(grid)
+    from eddycast import api
+
+    with progress_bar(f"simulating {system}") as progress:
+        api.simulate(
+            system,
+            trajectories=trajectories,
+            steps=steps,
+            parameters=parameters,
+            grid=shape,
+            seed=seed,
+            device=device,
+            out=out,
+            progress=progress,
+        )
+    typer.echo(f"Wrote {trajectories} trajectories of {steps} states to {out}")
+    typer.echo(f"Next: eddycast inspect {quoted(out)}")
+
+
+def inspect(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file or directory of data.", show_default=False)],
+) -> None:
+    """Describe a data set, and what is wrong with it."""
+    from eddycast import api
+
+    typer.echo(api.inspect(data))
+    typer.echo(f"Next: eddycast train RECIPE --data {quoted(data)} (recipes: eddycast recipes)")
+
+
+def observe(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="The data set to observe.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="OBS.nc|OBS.csv", help="Observations to write.", show_default=False)],
+    split: options.Split = "test",
+    fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of random points; 0.1 if nothing else is given.", show_default=False
+        ),
+    ] = None,
+    sensors: Annotated[int | None, typer.Option(min=1, help="Fixed points instead.", show_default=False)] = None,
+    coarsen: Annotated[
+        int | None, typer.Option(min=1, help="Block means of so many points instead.", show_default=False)
+    ] = None,
+    noise: Annotated[
+        str, typer.Option(help="Noise in standard deviations of the field, or with a unit: '0.5 K'.")
+    ] = "0.1",
+    steps: options.Steps = None,
+    start: Annotated[int, typer.Option(min=0, help="First frame.")] = 0,
+    seed: options.Seed = 0,
+) -> None:
+    """Draw sparse and noisy observations from data."""
+    chosen = [
+        name
+        for name, value in (("fraction", fraction), ("sensors", sensors), ("coarsen", coarsen))
+        if value is not None
+    ]
+    if len(chosen) > 1:
+        raise InputError(
+            f"--{' and --'.join(chosen)} exclude each other; give one of --fraction, --sensors, --coarsen."
+        )
+    level = noise_level(noise)
+    from eddycast import api
+
+    api.observe(
+        data,
+        split=split,
+        fraction=fraction if chosen else 0.1,
+        sensors=sensors,
+        coarsen=coarsen,
+        noise=level,
+        steps=steps,
+        start=start,
+        seed=seed,
+        out=out,
+    )
+    typer.echo(f"Wrote observations to {out}")
+    typer.echo(
+        f"Next: eddycast assimilate RUN --observations {quoted(out)} --out analysis.nc (methods: eddycast methods)"
+    )

@@ -1,0 +1,168 @@
+"""Commands that train emulators and run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from eddycast.cli import options
+from eddycast.cli.parse import lead_times, overrides, parameter_values, quoted, start_frame
+from eddycast.errors import InputError
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE|config.yaml", help="A recipe (eddycast recipes) or a file.", show_default=False),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Data set; the recipe's own, simulated, if absent.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run directory to write; runs/RECIPE if absent.", show_default=False),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the weights of this run.", show_default=False)
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Train this stage only.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Fit the number of steps to this time.", show_default=False)
+    ] = None,
+    set_: options.Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
+    device: options.Device = "cpu",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed; the recipe's own if absent.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all cores if absent.", show_default=False)
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a batch script instead (not in this version).")] = False,
+) -> None:
+    """Train the emulator of a recipe."""
+    if slurm:
+        raise InputError("`--slurm` is not in this version; put the same command without it into your batch script.")
+    settings = overrides(set_ or [])
+    from eddycast import api
+
+    run = api.train(
+        recipe,
+        data=data,
+        out=out,
+        init=init,
+        stage=stage,
+        minutes=minutes,
+        overrides=settings,
+        resume=resume,
+        device=device,
+        seed=seed,
+        threads=threads,
+    )
+    typer.echo(f"Wrote run {run.path}")
+    typer.echo(f"Next: eddycast forecast {quoted(run.path)} --data {quoted(data or 'DATA')} --out forecast.nc")
+
+
+def encode(
+    run: options.Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Data set to encode.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="CACHE", help="Directory for the latents.", show_default=False)],
+) -> None:
+    """Cache the latents of a data set (not in this version)."""
+    raise InputError(
+        "`eddycast encode` is not in this version: it comes with latent emulators; see `eddycast recipes`."
+    )
+
+
+def forecast(
+    run: options.Run,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(metavar="FILE.nc|FILE.zarr", help="Forecast to write.", show_default=False)],
+    split: options.Split = "test",
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="I|last", help="Frame to start from; as early as possible if absent.", show_default=False),
+    ] = None,
+    steps: options.Steps = None,
+    leads: Annotated[
+        str | None,
+        typer.Option(metavar="0.5,1,2", help="Lead times instead of steps, in time units.", show_default=False),
+    ] = None,
+    members: options.Members = 16,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="name=v", help="Override a parameter; may be repeated.", show_default=False),
+    ] = None,
+    set_: options.Set = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Forecast an ensemble."""
+    if steps is not None and leads is not None:
+        raise InputError("--steps and --leads exclude each other; give one.")
+    initial, lead_list = start_frame(start), lead_times(leads)
+    parameters, settings = parameter_values(param or []), overrides(set_ or [])
+    from eddycast import api
+
+    path = api.forecast(
+        run,
+        data=data,
+        split=split,
+        start=initial,
+        steps=steps,
+        leads=lead_list,
+        members=members,
+        parameters=parameters,
+        overrides=settings,
+        seed=seed,
+        out=out,
+    )
+    typer.echo(f"Wrote forecast {path}")
+    if start == "last":  # beyond the data there is no truth to score
+        typer.echo(f"Next: eddycast plot {quoted(path)} --out forecast.png")
+    else:
+        typer.echo(f"Next: eddycast evaluate {quoted(path)} --truth {quoted(data)}")
+
+
+def assimilate(
+    run: options.Run,
+    observations: Annotated[str, typer.Option(metavar="OBS", help="Observations (.nc, .csv).", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="Analysis to write.", show_default=False)],
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="See eddycast methods; the run's best if absent.", show_default=False),
+    ] = None,
+    mode: Annotated[
+        Literal["smooth", "filter", "online"],
+        typer.Option(help="All observations at once, past ones only, or with a forecast in between."),
+    ] = "smooth",
+    background: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Forecast or analysis to begin from.", show_default=False)
+    ] = None,
+    withhold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of observations kept back to check.")] = 0.0,
+    members: options.Members = 16,
+    set_: options.Set = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Draw a posterior ensemble given observations."""
+    settings = overrides(set_ or [])
+    from eddycast import api
+
+    path = api.assimilate(
+        run,
+        observations=observations,
+        method=method,
+        mode=mode,
+        background=background,
+        withhold=withhold,
+        members=members,
+        seed=seed,
+        overrides=settings,
+        out=out,
+    )
+    typer.echo(f"Wrote analysis {path}")
+    typer.echo(f"Next: eddycast evaluate {quoted(path)} --truth DATA")

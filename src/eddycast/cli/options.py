@@ -1,0 +1,29 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Run directory, shipped run (ks/universal-small), system:NAME or baseline:NAME.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option("--data", metavar="DATA", help="Data set: The Well, NetCDF, Zarr, .npz or .npy.", show_default=False),
+]
+Split = Annotated[str, typer.Option(help="Part of the data: train, valid or test.")]
+Members = Annotated[int, typer.Option(min=1, help="Ensemble members.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same result.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Time steps of the data.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Change a setting of the recipe; may be repeated.", show_default=False),
+]

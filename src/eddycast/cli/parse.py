@@ -1,0 +1,143 @@
+"""Text of the command line to values; every complaint shows the right form."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from eddycast.errors import InputError
+
+Range = tuple[float, float]
+
+
+def number(text: str, what: str) -> float:
+    """A finite number.
+
+    Raises: InputError for anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{what} must be a finite number, got '{text}'.")
+    return value
+
+
+def pairs(texts: Iterable[str], option: str, form: str) -> dict[str, str]:
+    """`["a=b"]` to `{"a": "b"}`; the value may hold further equals signs.
+
+    Raises: InputError without an equals sign, for an empty side, or for a name that is set twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{option} must read {form}, got '{text}'.")
+        if name in values:
+            raise InputError(f"{option} sets '{name}' twice; give each name once.")
+        values[name] = value
+    return values
+
+
+def parameter_values(texts: Iterable[str]) -> dict[str, float]:
+    """`["viscosity=0.1"]` to `{"viscosity": 0.1}`.
+
+    Raises: InputError for another form.
+    """
+    values = pairs(texts, "--param", "name=value")
+    return {name: number(value, f"--param {name}") for name, value in values.items()}
+
+
+def parameter_ranges(texts: Iterable[str]) -> dict[str, float | Range]:
+    """`["viscosity=0.1", "length=22:44"]` to `{"viscosity": 0.1, "length": (22.0, 44.0)}`.
+
+    Raises: InputError for another form, or for a range whose lower end is not the smaller one.
+    """
+    parameters: dict[str, float | Range] = {}
+    for name, value in pairs(texts, "--param", "name=value or name=lo:hi").items():
+        lower, colon, upper = value.partition(":")
+        if not colon:
+            parameters[name] = number(value, f"--param {name}")
+            continue
+        low, high = number(lower, f"--param {name}, lower end,"), number(upper, f"--param {name}, upper end,")
+        if low >= high:
+            raise InputError(f"--param {name}={value} is an empty range; put the smaller number first.")
+        parameters[name] = (low, high)
+    return parameters
+
+
+def overrides(texts: Iterable[str]) -> dict[str, str]:
+    """`["training.batch_size=32"]` to `{"training.batch_size": "32"}`; the recipe's types read the values.
+
+    Raises: InputError for another form.
+    """
+    return pairs(texts, "--set", "path.to.setting=value")
+
+
+def grid_shape(text: str | None) -> tuple[int, ...] | None:
+    """`"64x32"` to `(64, 32)`.
+
+    Raises: InputError unless there are 1 to 3 positive whole numbers.
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--grid must be the points per axis, such as 64, 64x64 or 32x32x32, got '{text}'.")
+    return tuple(int(part) for part in parts)
+
+
+def lead_times(text: str | None) -> list[float] | None:
+    """`"0.5,1,2"` to `[0.5, 1.0, 2.0]`, in the time unit of the data.
+
+    Raises: InputError unless the numbers are positive and increase.
+    """
+    if text is None:
+        return None
+    leads = [number(part, "each of --leads") for part in text.split(",")]
+    if leads[0] <= 0 or any(later <= earlier for earlier, later in pairwise(leads)):
+        raise InputError(f"--leads must be positive and increase, such as 0.5,1,2, got '{text}'.")
+    return leads
+
+
+def start_frame(text: str | None) -> int | Literal["last"] | None:
+    """`"12"` to 12; `"last"` stays.
+
+    Raises: InputError for anything else.
+    """
+    if text is None or text == "last":
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"--start must be a frame index from 0 or the word last, got '{text}'.")
+    return int(text)
+
+
+def noise_level(text: str) -> float | str:
+    """`"0.1"`, in standard deviations of the field, to 0.1; `"0.5 K"` keeps its unit and stays text.
+
+    Raises: InputError for a negative or absent number.
+    """
+    value = text.strip()
+    digits = len(value)
+    while digits:
+        try:
+            level = float(value[:digits])
+        except ValueError:
+            digits -= 1
+            continue
+        if not 0 <= level < math.inf:
+            break
+        return level if digits == len(value) else f"{level:g} {value[digits:].strip()}"
+    raise InputError(
+        f"--noise must be a number >= 0, in field standard deviations or with a unit ('0.5 K'), got '{text}'."
+    )
+
+
+def quoted(*parts: str | Path) -> str:
+    """Words as a shell takes them back."""
+    return shlex.join(str(part) for part in parts)

@@ -1,0 +1,79 @@
+"""Commands that score, draw and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eddycast.cli import options
+from eddycast.cli.parse import quoted
+
+
+def evaluate(
+    forecast: Annotated[
+        str, typer.Argument(metavar="FORECAST|ANALYSIS", help="A file from forecast or assimilate.", show_default=False)
+    ],
+    truth: Annotated[str, typer.Option(metavar="DATA", help="Data set that holds the truth.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="scores.json", help="Scores to write.", show_default=False)
+    ] = None,
+) -> None:
+    """Score a forecast or an analysis against the truth."""
+    from eddycast import api
+
+    scores = api.evaluate(forecast, truth=truth, out=out)
+    typer.echo(scores.table())
+    if out is not None:
+        typer.echo(f"Wrote scores {out}")
+    inputs = [forecast] if out is None else [forecast, out]
+    typer.echo(f"Next: eddycast report {quoted(*inputs)} --out report.html")
+
+
+def plot(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Data, forecast, analysis or scores.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="picture.png|movie.gif", help="Picture or film to write.", show_default=False)
+    ],
+) -> None:
+    """Draw one picture, or one film."""
+    from eddycast import api
+
+    api.plot(file, out)
+    typer.echo(f"Wrote {out}")
+
+
+def report(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|FORECAST|ANALYSIS|scores.json...", help="What to report on.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(metavar="report.html", help="Report to write, one file.", show_default=False)],
+) -> None:
+    """Write one HTML report."""
+    from eddycast import api
+
+    api.report(inputs, out)
+    typer.echo(f"Wrote report {out}; open it in a browser.")
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, systems and baselines.", show_default=False)
+    ],
+    data: options.Data,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory for table, scores and report.", show_default=False)
+    ],
+    members: options.Members = 16,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Compare several runs on the same cases: one table, one report."""
+    from eddycast import api
+
+    api.compare(runs, data=data, out=out, members=members, steps=steps, seed=seed)
+    typer.echo(f"Wrote comparison {out}; open {Path(out) / 'report.html'} in a browser.")

@@ -1,0 +1,77 @@
+"""All that is known about a window besides its states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from eddycast.grid import Grid
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What every family is told besides the states.
+
+    Args:
+        grid: Coordinates, boundary kinds per axis and side, quadrature weights.
+        dt: Time between two stored states, in the time unit of the data.
+        parameters: Scalar PDE parameters in physical units, (*batch, P); P may be 0.
+        time: Absolute time of the window's origin (lead time 0), in steps of `dt`, (*batch). Where there is a cycle,
+            phase 0 (say 1 January) lies at multiples of `cycle`.
+        cycle: Steps in one cycle of the calendar (12 for months), or None.
+        static: Fields constant in time, (S, *space), or None.
+        valid: True where the fields are defined (ocean), (*space), or None for everywhere.
+    """
+
+    grid: Grid
+    dt: float
+    parameters: Tensor
+    time: Tensor
+    cycle: float | None = None
+    static: Tensor | None = None
+    valid: Tensor | None = None
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.time.shape
+
+    def shifted(self, steps: float | Tensor) -> Conditions:
+        """The same conditions with the origin moved by `steps` of dt."""
+        return replace(self, time=self.time + steps)
+
+    def select(self, index: Tensor | slice | int) -> Conditions:
+        """Entries of the first batch axis."""
+        return replace(self, parameters=self.parameters[index], time=self.time[index])
+
+    def expand(self, members: int) -> Conditions:
+        """Put a member axis of the given size in front of the batch."""
+        return replace(
+            self,
+            parameters=self.parameters.expand(members, *self.parameters.shape),
+            time=self.time.expand(members, *self.time.shape),
+        )
+
+    def flatten(self) -> Conditions:
+        """One batch axis."""
+        parameters = self.parameters.reshape(self.time.numel(), self.parameters.shape[-1])
+        return replace(self, parameters=parameters, time=self.time.reshape(-1))
+
+    def to(self, device: torch.device | str) -> Conditions:
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        return replace(
+            self,
+            parameters=self.parameters.to(device),
+            time=self.time.to(device),
+            static=move(self.static),
+            valid=move(self.valid),
+        )
+
+    def phase(self, lead_times: Tensor) -> Tensor | None:
+        """Phase in [0, 1) of the cycle at each lead time (in steps), (*batch, time); None without a cycle."""
+        if self.cycle is None:
+            return None
+        return torch.remainder((self.time[..., None] + lead_times) / self.cycle, 1.0)

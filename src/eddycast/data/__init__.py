@@ -1,0 +1,51 @@
+"""Trajectories on disk and in memory; foreign axis orders, calendars and missing values are converted here.
+
+dataset        Dataset, Field, Segment, Initial: what is open, and frames on request
+opening        open_dataset: one door for all formats
+arrays         in memory, .npy and .npz
+well           The Well's HDF5 (well_schema: what it must contain; well_writer: write and validate)
+gridded        NetCDF and Zarr through xarray (axes: which dimension is what)
+clock          times and calendars
+quadrature     axes with their weights
+splits         train, valid, test
+normalisation  statistics; physical <-> normalised
+windows        batches for training
+output         forecasts and analyses as labelled files (atomic: whole or not at all)
+inspection     what is in a data set, as text
+"""
+
+from eddycast.data.arrays import from_arrays
+from eddycast.data.clock import CalendarClock, Clock, PlainClock
+from eddycast.data.dataset import Dataset, Field, Initial, Segment
+from eddycast.data.inspection import describe, inspect
+from eddycast.data.normalisation import Normalisation, statistics
+from eddycast.data.opening import open_dataset
+from eddycast.data.output import check_output, grid_of, read, to_xarray, write
+from eddycast.data.splits import make_splits
+from eddycast.data.well_writer import validate_well, write_well
+from eddycast.data.windows import WindowBatches
+
+__all__ = [
+    "CalendarClock",
+    "Clock",
+    "Dataset",
+    "Field",
+    "Initial",
+    "Normalisation",
+    "PlainClock",
+    "Segment",
+    "WindowBatches",
+    "check_output",
+    "describe",
+    "from_arrays",
+    "grid_of",
+    "inspect",
+    "make_splits",
+    "open_dataset",
+    "read",
+    "statistics",
+    "to_xarray",
+    "validate_well",
+    "write",
+    "write_well",
+]

@@ -1,0 +1,274 @@
+"""Trajectories in memory, and `.npy` / `.npz` files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eddycast.data.clock import Clock, PlainClock, plain_clock
+from eddycast.data.dataset import Dataset, Field, Segment
+from eddycast.data.quadrature import plain_axis
+from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
+from eddycast.errors import InputError
+from eddycast.grid import Grid
+
+Missing = Literal["error", "union"]
+SPACE_NAMES = ("x", "y", "z")
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Trajectories in memory: one tensor (time, channel, *space) each, or a tensor with the trajectory in front."""
+
+    states: Tensor | tuple[Tensor, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(len(trajectory) for trajectory in self.states)
+
+    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
+        # A copy, so that whoever changes a window in place does not change the data.
+        return self.states[trajectory][start:stop:stride].to(torch.float32, copy=True)
+
+
+def constant_mask(
+    names: Sequence[str], missing: Tensor, present: Tensor, *, policy: Missing, where: str, counts: Tensor | None = None
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The mask of valid points, from what is ever missing and ever present.
+
+    Args:
+        names: Field names.
+        missing: Point is missing or infinite in some frame, (channel, *space).
+        present: Point is finite in some frame, (channel, *space).
+        policy: "error" refuses masks that change in time, "union" leaves out every point that is ever missing.
+        where: File, for the message.
+        counts: Missing values per field over all frames, (channel,), for the message.
+
+    Returns: mask (*space) or None for everywhere, and notes.
+    Raises: InputError for a mask that changes in time, or without any valid point.
+    """
+    if not bool(missing.any()):
+        return None, ()
+    for channel, name in enumerate(names):
+        if not bool(present[channel].any()):
+            raise InputError(f"{where}: field {name!r} has no finite value anywhere; choose other fields.")
+    varies = missing & present
+    if policy == "error" and bool(varies.any()):
+        channel = int(varies.flatten(1).any(1).nonzero()[0, 0])
+        number = int(varies[channel].sum())
+        total = "" if counts is None else f", {int(counts[channel])} missing values in all"
+        raise InputError(
+            f"{where}: field {names[channel]!r} has missing or infinite values that come and go at {number} points{total}; "
+            "fill them, choose other fields, or open with missing='union' to leave those points out."
+        )
+    valid = ~missing.any(0)
+    if not bool(valid.any()):
+        raise InputError(
+            f"{where}: every point is missing in some frame or field; fill the gaps or choose other fields."
+        )
+    notes = [f"{100 * (1 - valid.double().mean().item()):.1f} % of the points have no values (land?) and are masked."]
+    if len(names) > 1 and bool((missing != missing[:1]).any()):
+        notes.append("The fields have different masks: points missing in any of them are masked in all.")
+    if bool(varies.any()):
+        notes.append("Points that are missing in some frames only are masked in all.")
+    return valid, tuple(notes)
+
+
+def from_arrays(
+    states: Tensor | np.ndarray | Sequence[Tensor],
+    *,
+    fields: Sequence[Field | str],
+    grid: Grid,
+    dt: float | None = None,
+    time_units: str = "1",
+    clock: Clock | None = None,
+    parameters: Tensor | np.ndarray | None = None,
+    parameter_names: Sequence[str] = (),
+    splits: dict[str, tuple[Segment, ...]] | None = None,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    valid: Tensor | None = None,
+    static: Tensor | None = None,
+    static_names: Sequence[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+    missing: Missing = "error",
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """A data set in memory.
+
+    Args:
+        states: (trajectory, time, channel, *space), or a sequence of (time, channel, *space) of different lengths.
+        fields: One per channel; a name stands for a dimensionless field.
+        grid: Axes of `*space`.
+        dt: Time between frames in `time_units`; a `clock` (dates) replaces both.
+        parameters: (trajectory, P) physical values, named by `parameter_names`.
+        splits: Segments of train, valid and test; otherwise cut by `fractions` (see `make_splits`).
+        valid: Mask (*space) of defined points; None finds it from NaN that is constant in time.
+        static: Fields constant in time, (S, *space), named by `static_names`.
+        attributes: `system`, `source`, `lyapunov_time`, ...
+        missing: What to do with gaps that change in time: see `constant_mask`.
+
+    Raises: InputError for missing values that are no constant mask; ValueError for shapes that disagree.
+    """
+    tensors = torch.as_tensor(states) if isinstance(states, (Tensor, np.ndarray)) else tuple(states)
+    tensors = tensors.float() if isinstance(tensors, Tensor) else tuple(one.float() for one in tensors)
+    channels = tuple(Field(item) if isinstance(item, str) else item for item in fields)
+    shape = (len(channels), *grid.shape)
+    for one in tensors:
+        if tuple(one.shape[1:]) != shape:
+            raise ValueError(f"A trajectory must be (time, *{shape}) as fields and grid say, got {tuple(one.shape)}.")
+    if clock is None:
+        if dt is None or dt <= 0:
+            raise ValueError(f"from_arrays needs a positive dt or a clock, got dt = {dt}.")
+        clock = PlainClock(float(dt), time_units)
+    values = torch.zeros(len(tensors), 0) if parameters is None else torch.as_tensor(parameters, dtype=torch.float32)
+    if tuple(values.shape) != (len(tensors), len(parameter_names)):
+        raise ValueError(
+            f"parameters must be ({len(tensors)} trajectories, {len(parameter_names)} names), got {tuple(values.shape)}."
+        )
+    details = dict(attributes or {})
+    where = str(details.get("path", "The data"))
+    found: tuple[str, ...] = ()
+    if valid is None:
+        lost = torch.stack([~torch.isfinite(one).all(0) for one in tensors]).any(0)
+        if bool(lost.any()):
+            seen = torch.stack([torch.isfinite(one).any(0) for one in tensors]).any(0)
+            counts = torch.stack([(~torch.isfinite(one)).transpose(0, 1).flatten(1).sum(1) for one in tensors]).sum(0)
+            names = [item.name for item in channels]
+            valid, found = constant_mask(names, lost, seen, policy=missing, where=where, counts=counts)
+    return Dataset(
+        source=ArraySource(tensors),
+        fields=channels,
+        grid=grid,
+        clock=clock,
+        splits=splits or make_splits([len(one) for one in tensors], fractions),
+        parameter_names=tuple(parameter_names),
+        parameter_values=values,
+        valid=valid,
+        static=static,
+        static_names=tuple(static_names)
+        or tuple(f"static_{index}" for index in range(0 if static is None else len(static))),
+        attributes=details,
+        notes=(*notes, *found),
+    )
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        content = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
+        if isinstance(content, np.ndarray):
+            return {"states": content}
+        with content:
+            return {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: not a readable {path.suffix} file of plain arrays ({error}); save it again."
+        ) from error
+
+
+def _space_dims(shape: tuple[int, ...], wanted: int | None, where: str) -> tuple[int, str]:
+    """Number of space axes of (trajectory, time, [channel,] *space), and a note on what was guessed."""
+    if wanted is not None:
+        if not 1 <= wanted <= 3 or len(shape) not in (wanted + 2, wanted + 3):
+            raise InputError(f"{where}: shape {shape} has no {wanted} space axes after (trajectory, time, [channel]).")
+        return wanted, ""
+    if len(shape) == 3:
+        return 1, ""
+    if len(shape) == 6:
+        return 3, ""
+    channels = shape[2] <= 8 and shape[2] < min(shape[3:])
+    dims = len(shape) - (3 if channels else 2)
+    meaning = "(trajectory, time, channel, *space)" if channels else "(trajectory, time, *space)"
+    return (
+        dims,
+        f"Shape {shape} was read as {meaning}; pass space_dims={dims - 1 if not channels else dims + 1} if it is not.",
+    )
+
+
+def open_numpy(
+    path: Path,
+    *,
+    fields: Sequence[str] | None = None,
+    fractions: Sequence[float] | None = None,
+    periodic: Sequence[str] = (),
+    missing: Missing = "error",
+    dt: float | None = None,
+    space_dims: int | None = None,
+) -> Dataset:
+    """Open `.npy`, (trajectory, time, [channel,] *space), or `.npz`.
+
+    An `.npz` holds `states` of that shape, or one array (trajectory, time, *space) per field under the field's name; optionally `x`, `y`,
+    `z` (coordinates), `time`, `dt`, `parameters` (trajectory, P), `parameter_names` and `fields` (names of the channels).
+
+    Raises: InputError for files and shapes that cannot be understood.
+    """
+    where, content, notes = str(path), _load(path), []
+    known = {"time", "dt", "parameters", "parameter_names", "fields", *SPACE_NAMES}
+    arrays = {name: value for name, value in content.items() if name not in known and value.ndim >= 3}
+    if not arrays:
+        raise InputError(
+            f"{where}: expected an array (trajectory, time, [channel,] *space) of 3 to 6 axes, "
+            f"found { ({name: value.shape for name, value in content.items()}) }."
+        )
+    first = arrays.get("states", next(iter(arrays.values())))
+    if first.ndim > 6 or not np.issubdtype(first.dtype, np.number) or np.iscomplexobj(first):
+        raise InputError(f"{where}: expected real numbers with 3 to 6 axes, got {first.dtype} of shape {first.shape}.")
+    if "states" in arrays or len(arrays) == 1:
+        dims, note = _space_dims(first.shape, space_dims, where)
+        notes += [note] if note else []
+        stacked = first if first.ndim == dims + 3 else first[:, :, None]
+        stem = next(name for name, value in arrays.items() if value is first)
+        default = [stem] if stacked.shape[2] == 1 else [f"{stem}_{index}" for index in range(stacked.shape[2])]
+        default = ["u"] if default == ["states"] else default
+        names = [str(name) for name in content.get("fields", default)]
+    else:
+        shapes = {value.shape for value in arrays.values()}
+        if len(shapes) > 1 or first.ndim > 5:
+            raise InputError(
+                f"{where}: all fields must have one shape (trajectory, time, *space), got {sorted(shapes)}."
+            )
+        dims, names, stacked = first.ndim - 2, list(arrays), np.stack(list(arrays.values()), axis=2)
+    if len(names) != stacked.shape[2]:
+        raise InputError(f"{where}: {len(names)} names in 'fields' for {stacked.shape[2]} channels; give one each.")
+    if fields is not None:
+        if unknown := [name for name in fields if name not in names]:
+            raise InputError(f"{where}: no field {unknown[0]!r}; valid ones: {', '.join(names)}.")
+        stacked, names = stacked[:, :, [names.index(name) for name in fields]], list(fields)
+    axes = []
+    for name, size in zip(SPACE_NAMES[:dims], stacked.shape[3:], strict=True):
+        coordinates = content.get(name, np.arange(size))
+        if coordinates.shape != (size,):
+            raise InputError(f"{where}: {name!r} has shape {coordinates.shape}, the states have {size} points there.")
+        axes.append(plain_axis(name, coordinates, periodic=name in periodic))
+    if not periodic:
+        notes.append("All axes are taken as bounded (open); pass periodic='x,y' for those that repeat.")
+    if "time" in content and dt is None:
+        if content["time"].shape != (stacked.shape[1],):
+            raise InputError(
+                f"{where}: 'time' has shape {content['time'].shape}, the states have {stacked.shape[1]} frames."
+            )
+        clock = plain_clock(content["time"], "1", where)
+    else:
+        step = float(content["dt"]) if dt is None and "dt" in content else dt
+        notes += ["The time step is not known and taken as 1; pass dt=..."] if step is None else []
+        clock = PlainClock(1.0 if step is None else float(step))
+    parameters = content.get("parameters")
+    count = 0 if parameters is None else parameters.reshape(len(stacked), -1).shape[1]
+    return from_arrays(
+        torch.from_numpy(np.ascontiguousarray(stacked, dtype=np.float32)),
+        fields=names,
+        grid=Grid(tuple(axes)),
+        clock=clock,
+        parameters=None if parameters is None else parameters.reshape(len(stacked), -1),
+        parameter_names=[str(n) for n in content.get("parameter_names", [f"parameter_{i}" for i in range(count)])],
+        fractions=fractions or DEFAULT_FRACTIONS,
+        missing=missing,
+        attributes={"path": where, "source": where, "format": "NumPy"},
+        notes=notes,
+    )

@@ -1,0 +1,105 @@
+"""Outputs that exist whole or not at all: written beside the target under a hidden name, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eddycast.errors import InputError
+
+REASONS = {
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+}
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a directory with all that it holds, to disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            _flush(child)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename; a directory in the way steps aside first and comes back if the rename fails."""
+    if not (target.is_dir() and any(target.iterdir())):
+        os.replace(temporary, target)
+        return
+    aside = target.with_name(f".{target.name}.old-{os.getpid()}")
+    os.replace(target, aside)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.replace(aside, target)
+        raise
+    _remove(aside)
+
+
+def _explain(target: Path, error: OSError) -> InputError:
+    reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    return InputError(f"Cannot write {target}: {reason}; choose another place.")
+
+
+@contextmanager
+def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """A path to write a file or directory to, which becomes `target` when the block ends without an error.
+
+    Args:
+        target: Final path.
+        overwrite: Replace an existing output, if it is one of ours.
+        is_ours: Tells whether something that exists was written by this package.
+
+    Raises: InputError where the target exists and may not be replaced, or where the system refuses (permissions, space). Nothing
+        is left behind then, and what existed stays as it was.
+    """
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise InputError(f"Cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    occupied = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if occupied and not overwrite:
+        raise InputError(f"{target} exists already; choose another name, remove it, or ask to overwrite it.")
+    if occupied and not is_ours(target):
+        raise InputError(
+            f"{target} exists and was not written by eddycast, so it is not replaced; choose another name."
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"Cannot write {target}: no permission to write in {target.parent}; choose another place.")
+    temporary = target.with_name(f".{target.stem}.part-{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        _replace(temporary, target)
+        _flush_parent(target)
+    except BaseException as error:
+        _remove(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _explain(target, error) from error
+        raise
+
+
+def _flush_parent(target: Path) -> None:
+    """Make the rename itself durable."""
+    handle = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

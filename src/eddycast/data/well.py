@@ -1,0 +1,442 @@
+"""Trajectories in The Well's HDF5 layout, read lazily.
+
+One file holds trajectories of one length: fields of tensor order 0, 1, 2 in `t0_fields`, `t1_fields`, `t2_fields` with the axes
+(trajectory, time, *space, *components), coordinates in `dimensions`, parameters in `scalars`, `boundary_conditions` as masks.
+Layout: Ohana et al. (2024), arXiv:2412.00568, and https://polymathic-ai.org/the_well/data_format.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from eddycast.data.clock import PlainClock, plain_clock
+from eddycast.data.dataset import SPLITS, Dataset, Field, Segment
+from eddycast.data.quadrature import plain_axis
+from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
+from eddycast.data.well_schema import GROUPS, file_problems, names_of
+from eddycast.errors import InputError
+from eddycast.grid import Axis, Boundary, Grid
+
+SUFFIXES = (".hdf5", ".h5")
+MAX_OPEN_FILES = 32
+CHUNK_CACHE_BYTES = 2**25  # of each open file: a chunk of 16 frames stays decompressed for the next window
+STANDARD_ATTRIBUTES = {"dataset_name", "n_spatial_dims", "n_trajectories", "simulation_parameters", "grid_type"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Where one or more channels come from: a field of the file."""
+
+    name: str
+    group: str
+    order: int
+    sample_varying: bool
+    time_varying: bool
+    dim_varying: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class WellSource:
+    """Frames of a set of files.
+
+    Args:
+        files: Paths.
+        index: (file, trajectory within it) of each trajectory.
+        frames: Frames of each trajectory.
+        components: Fields, in the order of the channels.
+        shape: (*space).
+    """
+
+    files: tuple[str, ...]
+    index: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...]
+    components: tuple[Component, ...]
+    shape: tuple[int, ...]
+    handles: OrderedDict[tuple[int, str], h5py.File] = field(default_factory=OrderedDict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "handles": OrderedDict()}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.frames
+
+    def _open(self, path: str) -> h5py.File:
+        key = (os.getpid(), path)
+        if key not in self.handles:
+            while len(self.handles) >= MAX_OPEN_FILES:
+                self.handles.popitem(last=False)
+            self.handles[key] = open_hdf5(path)
+        self.handles.move_to_end(key)
+        return self.handles[key]
+
+    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
+        number, sample = self.index[trajectory]
+        path = self.files[number]
+        handle = self._open(path)
+        steps = len(range(start, stop, stride))
+        parts = []
+        for component in self.components:
+            try:
+                parts.append(self._read(handle, component, sample, start, stop, stride, steps))
+            except OSError as error:
+                raise InputError(
+                    f"{path}: {component.name!r} cannot be read ({error}); the file is damaged, fetch it again."
+                ) from error
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def _read(
+        self, handle: h5py.File, component: Component, sample: int, start: int, stop: int, stride: int, steps: int
+    ) -> np.ndarray:
+        """One field as (time, component, *space)."""
+        data: Any = handle[component.group][component.name]  # pyright: ignore[reportIndexIssue]
+        where: tuple[Any, ...] = (sample,) if component.sample_varying else ()
+        where += (slice(start, stop),) if component.time_varying else ()
+        values = np.asarray(data[where], dtype=np.float32)
+        values = values[::stride] if component.time_varying else np.broadcast_to(values, (steps, *values.shape))
+        for axis, varies in enumerate(component.dim_varying):
+            if not varies:
+                values = np.expand_dims(values, 1 + axis)
+        dims = len(self.shape)
+        tail = values.shape[1 + dims :]
+        values = np.broadcast_to(values, (steps, *self.shape, *tail)).reshape(steps, *self.shape, -1)
+        return np.moveaxis(values, -1, 1)
+
+
+def open_hdf5(path: str | Path) -> h5py.File:
+    """Open for reading. Raises: InputError for a damaged file, with the reason."""
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+    except OSError as error:
+        reason = "it is cut short" if "truncated" in str(error) else str(error)
+        raise InputError(f"{path}: not a readable HDF5 file ({reason}); fetch or write it again.") from error
+
+
+def find_files(path: Path) -> dict[str, list[Path]]:
+    """Files of each split of a Well directory (or one with a `data` folder), or {"all": files} without such folders."""
+    if path.is_file():
+        return {"all": [path]}
+    root = path / "data" if (path / "data").is_dir() else path
+    found = {split: _hdf5_in(root / split) for split in SPLITS}
+    if any(found.values()):
+        return {split: files for split, files in found.items() if files}
+    loose = _hdf5_in(root)
+    return {"all": loose} if loose else {}
+
+
+def _hdf5_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES) if folder.is_dir() else []
+
+
+def _components(handle: Any) -> list[Component]:
+    found = []
+    for order, group in enumerate(GROUPS):
+        for name in names_of(handle.get(group)):
+            attributes = handle[group][name].attrs
+            found.append(
+                Component(
+                    name,
+                    group,
+                    order,
+                    bool(attributes["sample_varying"]),
+                    bool(attributes["time_varying"]),
+                    tuple(bool(varies) for varies in attributes["dim_varying"]),
+                )
+            )
+    return found
+
+
+def boundaries(handle: Any, dims: Sequence[str]) -> dict[str, tuple[Boundary, Boundary]]:
+    """Kind of boundary at both sides of each axis, open where the file says nothing.
+
+    A side that is only partly wall counts as open, one that is partly open or periodic as that (as The Well's own loader has it).
+    """
+    kinds: dict[str, list[Boundary]] = {dim: ["open", "open"] for dim in dims}
+    for condition in handle.get("boundary_conditions", {}).values():
+        kind = str(condition.attrs["bc_type"]).lower()
+        mask = np.asarray(condition["mask"])
+        associated = [str(dim) for dim in condition.attrs["associated_dims"]]
+        for position, dim in enumerate(associated):
+            for side in (0, -1):
+                edge = np.take(mask, side, axis=position) if mask.ndim == len(associated) else mask
+                holds = edge.all() if kind == "wall" else edge.any()
+                if dim in kinds and kind in ("wall", "open", "periodic") and holds:
+                    kinds[dim][side] = kind  # pyright: ignore[reportArgumentType]
+    return {dim: (low, high) for dim, (low, high) in kinds.items()}
+
+
+def _axis(handle: Any, dim: str, sides: tuple[Boundary, Boundary], grid_type: str) -> Axis:
+    data = handle["dimensions"][dim]
+    values = np.asarray(data, dtype=np.float64)
+    values = values[0] if values.ndim == 2 else values
+    units = str(data.attrs.get("units", "1"))
+    whole = "periodic" in sides
+    period = data.attrs.get("eddycast_period")
+    axis = plain_axis(
+        dim, values, periodic=whole, boundary=sides, units=units, period=None if period is None else float(period)
+    )
+    if (
+        grid_type in ("spherical", "equiangular")
+        and dim == "theta"
+        and not whole
+        and 0 <= values.min() < values.max() < 3.2
+    ):
+        sines = tuple(float(value) for value in np.sin(values).clip(min=0))
+        return Axis(axis.name, axis.coordinates, axis.boundary, axis.units, None, sines)
+    return axis
+
+
+def _scalars(handle: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Parameters constant in time, (trajectory,) or (), and the names of those that are not."""
+    constant, varying = {}, []
+    group = handle.get("scalars")
+    for name in names_of(group):
+        if bool(group[name].attrs["time_varying"]):
+            varying.append(name)
+        else:
+            constant[name] = np.asarray(group[name], dtype=np.float64)
+    for name in (str(one) for one in handle.attrs.get("simulation_parameters", ())):
+        value = handle.attrs.get(name)
+        if name not in constant and name not in varying and isinstance(value, (int, float, np.number)):
+            constant[name] = np.asarray(float(value))
+    return constant, varying
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.item() if isinstance(value, np.generic) else str(value) if not isinstance(value, (int, float)) else value
+    )
+
+
+def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Sequence[float] | None = None) -> Dataset:
+    """Open a directory of The Well (`data/{train,valid,test}/*.hdf5`, the parent of these folders, or loose files) or one file.
+
+    Splits are those of the folders unless `fractions` are given; a missing `valid` is cut from the end of `train`, and with folders other
+    than these everything is cut by trajectory. Vectors become the channels `<name>_x`, `<name>_y`, tensors `<name>_xx`, ...; fields constant in
+    time become static fields if all trajectories share them, otherwise channels that do not change.
+
+    Raises: InputError for damaged files, files that do not belong together, or unknown fields.
+    """
+    files = find_files(path)
+    if not files:
+        raise InputError(f"{path}: no HDF5 files; expected data/train/*.hdf5 (and valid, test), or *.hdf5.")
+    ordered = [(split, file) for split, group in files.items() for file in group]
+    first: dict[str, Any] = {}
+    index: list[tuple[int, int]] = []
+    lengths: list[int] = []
+    origins: list[float] = []
+    rows: list[list[float]] = []
+    owner: list[str] = []
+    steps: list[float] = []
+    notes: list[str] = []
+    for number, (split, file) in enumerate(ordered):
+        with open_hdf5(file) as handle:
+            try:
+                content = _describe(handle, str(file))
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                if isinstance(error, InputError):
+                    raise
+                problems = file_problems(handle) or [str(error)]
+                raise InputError(
+                    f"{file}: not The Well's layout: {problems[0]}"
+                    + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
+                    + "."
+                ) from error
+            first = first or content
+            _compare(first, content, str(file), str(ordered[0][1]))
+            known = content["attributes"]
+            first["attributes"] = {
+                name: value for name, value in first["attributes"].items() if known.get(name) == value
+            }
+            for sample in range(content["count"]):
+                times = content["time"][sample if len(content["time"]) > 1 else 0]
+                clock = plain_clock(times, "1", str(file))
+                steps.append(clock.dt)
+                origins.append(clock.origins[0])
+                index.append((number, sample))
+                lengths.append(len(times))
+                owner.append(split)
+                scalars = content["scalars"].values()
+                rows.append([float(value[sample] if value.ndim else value) for value in scalars])
+    if not np.allclose(steps, steps[0], rtol=1e-4):
+        raise InputError(
+            f"{path}: trajectories have different time steps ({min(steps)} to {max(steps)}); open them apart."
+        )
+    static, static_names, valid, carried = _constants(first, [str(file) for _, file in ordered], notes)
+    chosen = [item for item in first["components"] if item.time_varying] + carried
+    channels, chosen = _channels(first, chosen, fields, str(path))
+    if first["varying"]:
+        notes.append(f"Scalars that change in time are not used: {', '.join(first['varying'])}.")
+    shared = len(set(origins)) == 1
+    attributes = {"path": str(path), "format": "The Well", **first["attributes"]}
+    if not first["extra"].get("boundary", True):
+        notes.append("The file names no boundary conditions: all sides are taken as open.")
+    source = WellSource(
+        tuple(str(file) for _, file in ordered),
+        tuple(index),
+        tuple(lengths),
+        tuple(chosen),
+        first["grid"].shape,
+    )
+    return Dataset(
+        source=source,
+        fields=tuple(channels),
+        grid=first["grid"],
+        clock=PlainClock(
+            steps[0], first["extra"]["time_units"], (origins[0],) if shared else tuple(origins), first["extra"]["cycle"]
+        ),
+        splits=_splits(owner, lengths, fractions, notes),
+        parameter_names=tuple(first["scalars"]),
+        parameter_values=torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(first["scalars"])),
+        valid=valid,
+        static=static,
+        static_names=tuple(static_names),
+        attributes=attributes,
+        notes=tuple(notes),
+    )
+
+
+def _describe(handle: Any, file: str) -> dict[str, Any]:
+    """All of one file but the fields themselves."""
+    dims = [str(dim) for dim in handle["dimensions"].attrs["spatial_dims"]]
+    kinds = boundaries(handle, dims)
+    grid_type = str(handle.attrs.get("grid_type", "cartesian"))
+    scalars, varying = _scalars(handle)
+    time = np.atleast_2d(np.asarray(handle["dimensions"]["time"], dtype=np.float64))
+    attributes = {
+        str(name): _plain(value)
+        for name, value in handle.attrs.items()
+        if name not in STANDARD_ATTRIBUTES | set(scalars) and not str(name).startswith("eddycast_")
+    }
+    attributes |= json.loads(str(handle.attrs.get("eddycast_attributes", "{}")))
+    attributes["system"] = str(handle.attrs.get("dataset_name", attributes.get("system", "")))
+    cycle = handle.attrs.get("eddycast_cycle")
+    components = _components(handle)
+    if not any(item.time_varying for item in components):
+        raise InputError(f"{file}: no field changes in time; expected t0_fields, t1_fields or t2_fields with some.")
+    return {
+        "count": int(handle.attrs["n_trajectories"]),
+        "time": time,
+        "grid": Grid(tuple(_axis(handle, dim, kinds[dim], grid_type) for dim in dims)),
+        "components": components,
+        "dims": dims,
+        "units": {c.name: str(handle[c.group][c.name].attrs.get("units", "1")) for c in components},
+        "long_names": {c.name: str(handle[c.group][c.name].attrs.get("long_name", "")) for c in components},
+        "roles": {c.name: str(handle[c.group][c.name].attrs.get("eddycast_role", "")) for c in components},
+        "scalars": scalars,
+        "varying": varying,
+        "attributes": attributes,
+        "extra": {
+            "time_units": str(handle["dimensions"]["time"].attrs.get("units", "1")),
+            "cycle": None if cycle is None else float(cycle),
+            "boundary": len(handle.get("boundary_conditions", {})) > 0,
+        },
+    }
+
+
+def _compare(first: dict[str, Any], content: dict[str, Any], file: str, other: str) -> None:
+    """Raise an InputError unless two files have the same grid, fields and parameters."""
+    here, there = content["grid"], first["grid"]
+    same = here.shape == there.shape and here.names == there.names and here.periodic == there.periodic
+    same = same and all(
+        np.allclose(a.coordinates, b.coordinates, rtol=1e-4, atol=1e-6)
+        for a, b in zip(here.axes, there.axes, strict=True)
+    )
+    if not same:
+        raise InputError(
+            f"{file}: its grid {here.shape} differs from {there.shape} of {other}; keep them in separate folders."
+        )
+    if content["components"] != first["components"]:
+        names = [item.name for item in content["components"]]
+        raise InputError(
+            f"{file}: its fields ({', '.join(names)}) differ from those of {other}; keep them in separate folders."
+        )
+    if list(content["scalars"]) != list(first["scalars"]):
+        raise InputError(
+            f"{file}: its scalars ({', '.join(content['scalars']) or 'none'}) differ from those of {other}; keep them in separate folders."
+        )
+
+
+def _constants(
+    first: dict[str, Any], files: list[str], notes: list[str]
+) -> tuple[Tensor | None, list[str], Tensor | None, list[Component]]:
+    """Static fields and their names, the mask of valid points, and constant fields that differ between trajectories."""
+    constant = [item for item in first["components"] if not item.time_varying]
+    tensors, names, carried, valid = [], [], [], None
+    for item in constant:
+        maps = []
+        for file in files if not item.sample_varying else files[:1]:
+            with open_hdf5(file) as handle:
+                probe = WellSource((file,), ((0, 0),), (1,), (item,), first["grid"].shape)
+                maps.append(probe._read(handle, item, 0, 0, 1, 1, 1)[0])
+        if item.sample_varying or any(not np.array_equal(maps[0], other) for other in maps[1:]):
+            carried.append(item)
+            notes.append(f"{item.name!r} is constant in time but differs between trajectories: carried as a field.")
+        elif first["roles"][item.name] == "valid":
+            valid = torch.from_numpy(maps[0][0] > 0.5)
+        else:
+            tensors.append(torch.from_numpy(np.ascontiguousarray(maps[0])))
+            names += [name for name, _ in _component_names(item, first["dims"])]
+    return (torch.cat(tensors) if tensors else None), names, valid, carried
+
+
+def _component_names(item: Component, dims: Sequence[str]) -> list[tuple[str, str]]:
+    """(channel name, name of the vector) of each component."""
+    if item.order == 0:
+        return [(item.name, "")]
+    parts = ("".join(part) for part in itertools.product(dims, repeat=item.order))
+    return [(f"{item.name}_{part}", item.name) for part in parts]
+
+
+def _channels(
+    first: dict[str, Any], components: list[Component], fields: Sequence[str] | None, where: str
+) -> tuple[list[Field], list[Component]]:
+    """Channels of the components; `fields` picks whole components (a vector by its own name)."""
+    valid = [item.name for item in components]
+    if fields is not None:
+        if unknown := [name for name in fields if name not in valid]:
+            raise InputError(f"{where}: no field {unknown[0]!r}; valid ones: {', '.join(valid)}.")
+        components = [next(item for item in components if item.name == name) for name in fields]
+    channels = [
+        Field(name, first["units"][item.name], first["long_names"][item.name], vector=vector)
+        for item in components
+        for name, vector in _component_names(item, first["dims"])
+    ]
+    return channels, components
+
+
+def _splits(
+    owner: list[str], lengths: list[int], fractions: Sequence[float] | None, notes: list[str]
+) -> dict[str, tuple[Segment, ...]]:
+    if fractions is not None or "train" not in owner or "test" not in owner:
+        if "all" not in owner and fractions is None:
+            notes.append(f"The folders hold {', '.join(sorted(set(owner)))} only: everything was cut anew.")
+        return make_splits(lengths, fractions or DEFAULT_FRACTIONS)
+    whole = {
+        split: tuple(Segment(at, 0, length) for at, length in enumerate(lengths) if owner[at] == split)
+        for split in SPLITS
+    }
+    if not whole["valid"]:
+        notes.append("There is no valid folder: valid was cut from the end of train.")
+        train = whole["train"]
+        if len(train) > 1:
+            cut = max(1, round(0.9 * len(train)))
+            cut = min(cut, len(train) - 1)
+            whole["train"], whole["valid"] = train[:cut], train[cut:]
+        else:
+            at, stop = train[0].trajectory, train[0].stop
+            cut = max(1, min(stop - 1, round(0.9 * stop)))
+            whole["train"], whole["valid"] = (Segment(at, 0, cut),), (Segment(at, cut, stop),)
+    return whole

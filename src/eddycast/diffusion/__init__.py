@@ -1,0 +1,44 @@
+"""Diffusion: schedules, preconditioned denoisers and their loss, samplers."""
+
+from eddycast.diffusion.denoiser import (
+    KnownFramesDenoiser,
+    PreconditionedDenoiser,
+    denoising_loss,
+    marginal_std,
+    precondition,
+)
+from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.diffusion.samplers import (
+    SAMPLERS,
+    AdamsBashforthSampler,
+    AncestralSampler,
+    DDIMSampler,
+    HeunSampler,
+    PredictorCorrectorSampler,
+    Sampler,
+    make_sampler,
+    starting_noise,
+)
+from eddycast.diffusion.schedules import SCHEDULES, CosineSchedule, RectifiedSchedule
+
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
+    "AdamsBashforthSampler",
+    "AncestralSampler",
+    "CosineSchedule",
+    "DDIMSampler",
+    "Denoiser",
+    "HeunSampler",
+    "KnownFramesDenoiser",
+    "PreconditionedDenoiser",
+    "PredictorCorrectorSampler",
+    "RectifiedSchedule",
+    "Sampler",
+    "Schedule",
+    "denoising_loss",
+    "make_sampler",
+    "marginal_std",
+    "precondition",
+    "starting_noise",
+]

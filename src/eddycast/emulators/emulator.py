@@ -1,0 +1,153 @@
+"""An emulator: a space, a window model and the settings of its rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from eddycast.conditions import Conditions
+from eddycast.emulators.guard import SpectralGuard
+from eddycast.emulators.protocols import Guide, Space, WindowModel
+from eddycast.emulators.rollout import StateHook, rollout
+from eddycast.noise import MemberNoise
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+PhysicalGuide = Callable[[int, Tensor, slice], Guide | None]
+"""Number of the window, lead times of its frames from the start, entries of the flattened batch -> guide on physical states."""
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """A distribution over the next states given the last ones; trained models, the solver and the baselines alike.
+
+    Args:
+        model: One window of the family.
+        space: Physical <-> model space.
+        guard: Keeps rollouts in the band and with the means of the training data; None for none.
+        hook: Re-imposes boundary values on every member after each window.
+        chunk: Members (times cases) in one pass. Results are bitwise the same in any run at a fixed chunk, and agree to rounding
+            between chunks; it bounds the memory of the network.
+    """
+
+    model: WindowModel
+    space: Space
+    guard: SpectralGuard | None = None
+    hook: StateHook | None = None
+    chunk: int = 256
+
+    @property
+    def context(self) -> int:
+        return self.model.context
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's weights; the CPU for models without."""
+        if isinstance(self.model, nn.Module):
+            for parameter in self.model.parameters():
+                return parameter.device
+        return torch.device("cpu")
+
+    def without_guard(self) -> Emulator:
+        return replace(self, guard=None)
+
+    def forecast(
+        self,
+        context: Tensor,
+        conditions: Conditions,
+        lead_times: Tensor,
+        *,
+        members: int,
+        seed: int,
+        cases: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Ensemble forecast of physical states.
+
+        Args:
+            context: Last states known, (case, time, channel, *space).
+            conditions: Batch (case,), origin at the last state of the context.
+            lead_times: In steps of dt, ascending, (lead,).
+            members: Members per case.
+            seed: Of the ensemble.
+            cases: Numbers of the cases in the address of their noise, (case,); default 0, 1, ...
+            progress: Called with states done and states in all.
+
+        Returns: (member, case, lead, channel, *space).
+        """
+        noise = MemberNoise.grid(seed, len(context) if cases is None else cases, members)
+        return self.advance(
+            context.expand(members, *context.shape), conditions.expand(members), lead_times, noise=noise, progress=progress
+        )
+
+    @torch.no_grad()
+    def advance(
+        self,
+        context: Tensor,
+        conditions: Conditions,
+        lead_times: Tensor,
+        *,
+        noise: MemberNoise,
+        guides: PhysicalGuide | None = None,
+        first_window: int = 0,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Physical states at `lead_times` of members that may differ from the start.
+
+        Args:
+            context: (*batch, time, channel, *space); the last `model.context` states are used. Undefined points may be NaN.
+            conditions, noise: Batch (*batch).
+            lead_times: In steps of dt, ascending, (lead,).
+            guides: Observations of each window, for denoisers.
+            first_window: Number of the first window in the addresses of the noise.
+            progress: Called with states done and states in all.
+
+        Returns: (*batch, lead, channel, *space) on the CPU, in the dtype of the context.
+        """
+        leads = torch.as_tensor(lead_times, dtype=torch.float64)
+        flat = context.reshape(-1, *context.shape[-len(conditions.grid.axes) - 2 :])
+        conditions, noise = conditions.flatten(), noise.flatten()
+        result = flat.new_empty((len(flat), len(leads), *flat.shape[2:]))
+        total = len(flat) * len(leads)
+        for start in range(0, len(flat), self.chunk):
+            part = slice(start, min(start + self.chunk, len(flat)))
+            here = conditions.select(part).to(self.device)
+            done = start * len(leads)
+            for positions, states in self._windows(flat[part], here, leads, noise.select(part), guides, part, first_window):
+                result[part, positions] = states.to(result)
+                done += states.shape[0] * states.shape[1]
+                if progress is not None:
+                    progress(done, total)
+        return result.reshape(*context.shape[: -flat.ndim + 1], *result.shape[1:])
+
+    def _windows(
+        self,
+        context: Tensor,
+        conditions: Conditions,
+        leads: Tensor,
+        noise: MemberNoise,
+        guides: PhysicalGuide | None,
+        part: slice,
+        first_window: int,
+    ):
+        """Decoded windows of one chunk."""
+        past = torch.arange(1 - context.shape[1], 1, dtype=torch.float64)
+        known = self.space.encode(context.to(self.device), conditions, past)
+        windows = rollout(
+            self.model,
+            known,
+            conditions,
+            leads,
+            noise=noise,
+            guard=self.guard,
+            space=self.space,
+            hook=self.hook,
+            guides=None if guides is None else lambda number, times: guides(number, times, part),
+            first_window=first_window,
+        )
+        for positions, x in windows:
+            yield positions, self.space.decode(x, conditions, leads[positions])

@@ -1,0 +1,85 @@
+"""A backbone that is told the conditions: the one place where they become channels and scalars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from eddycast.conditions import Conditions
+from eddycast.networks import NetworkConfig, build_network
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model must know of the data before it sees any.
+
+    Args:
+        channels: Channels of a state in model space.
+        periodic: Whether each space axis is periodic.
+        parameter_mean, parameter_std: Training statistics of the scalar parameters, one entry each.
+        cyclic: Whether absolute time has a cycle (months of the year).
+        static: Number of static fields, the mask of valid points included.
+    """
+
+    channels: int
+    periodic: tuple[bool, ...]
+    parameter_mean: tuple[float, ...] = ()
+    parameter_std: tuple[float, ...] = ()
+    cyclic: bool = False
+    static: int = 0
+
+
+class Backbone(Protocol):
+    """(batch, in_channels, *space) and scalars (batch, num_scalars) to (batch, out_channels, *space)."""
+
+    def __call__(self, x: Tensor, scalars: Tensor) -> Tensor: ...
+
+
+class ConditionedNetwork(nn.Module):
+    """Backbone with parameters, season and static fields of `Conditions` beside the channels and scalars of the caller.
+
+    Scalars are, in this order: those of the caller, parameters standardised with training statistics, cosine and sine of the phase of the
+    cycle at the origin of the conditions. Static fields and the mask of valid points are added as channels.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, shape: ModelShape, *, in_channels: int, out_channels: int, num_scalars: int
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        scalars = num_scalars + len(shape.parameter_mean) + 2 * shape.cyclic
+        self.backbone = build_network(
+            config,
+            in_channels=in_channels + shape.static,
+            out_channels=out_channels,
+            num_scalars=scalars,
+            periodic=shape.periodic,
+        )
+
+    def forward(self, x: Tensor, conditions: Conditions, scalars: Tensor) -> Tensor:
+        """Channels (batch, in_channels, *space), scalars (batch, num_scalars) -> (batch, out_channels, *space)."""
+        known = [scalars]
+        if self.shape.parameter_mean:
+            mean = x.new_tensor(self.shape.parameter_mean)
+            std = x.new_tensor(self.shape.parameter_std)
+            known.append((conditions.parameters.to(x) - mean) / std)
+        if self.shape.cyclic:
+            phase = conditions.phase(torch.zeros(1, device=x.device))
+            assert phase is not None, "a cyclic model needs conditions with a cycle"
+            angle = 2 * torch.pi * phase.to(x)
+            known += [angle.cos(), angle.sin()]
+        fields = static_channels(conditions)
+        if fields is not None:
+            x = torch.cat([x, fields.to(x).expand(len(x), *fields.shape)], dim=1)
+        return self.backbone(x, torch.cat(known, dim=1))
+
+
+def static_channels(conditions: Conditions) -> Tensor | None:
+    """Static fields and, where it is not everywhere, the mask of valid points: (static, *space) or None."""
+    parts = [] if conditions.static is None else [conditions.static]
+    if conditions.valid is not None:
+        parts.append(conditions.valid[None].to(torch.float32))
+    return torch.cat(parts) if parts else None

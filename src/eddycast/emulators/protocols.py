@@ -1,0 +1,115 @@
+"""What every forecaster looks like to the rest of the house: a space, a window model and the stages that train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from eddycast.conditions import Conditions
+from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.noise import MemberNoise
+
+
+class Space(Protocol):
+    """Physical <-> model space: a normalisation, or an autoencoder on top of one."""
+
+    def encode(self, state: Tensor, conditions: Conditions, lead_times: Tensor) -> Tensor:
+        """Physical states (*batch, time, channel, *space) at `lead_times` (time,) to model space."""
+        ...
+
+    def decode(self, x: Tensor, conditions: Conditions, lead_times: Tensor) -> Tensor:
+        """Model space to physical states; inverse of `encode` up to what an autoencoder loses."""
+        ...
+
+
+class Guide(Protocol):
+    """Turns the denoiser of one window into one that knows observations of that window."""
+
+    def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: Callable[[Tensor], Tensor]) -> Denoiser: ...
+
+
+class WindowModel(Protocol):
+    """One window of any family, in model space.
+
+    Attributes:
+        context: Known states with which a forecast starts.
+        overlap: States of a window that the next one is given; equal to `context` but for models that start differently.
+        window: States of one window, known and new ones; a window gives `window - context` (later `- overlap`) new states.
+        continuous: Whether lead times between multiples of dt are possible.
+    """
+
+    @property
+    def context(self) -> int: ...
+    @property
+    def overlap(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def continuous(self) -> bool: ...
+
+    def advance(
+        self,
+        known: Tensor,
+        known_mask: Tensor,
+        conditions: Conditions,
+        lead_times: Tensor,
+        *,
+        noise: MemberNoise,
+        window: int = 0,
+        guide: Guide | None = None,
+    ) -> Tensor:
+        """Fill the unknown states of one window.
+
+        Args:
+            known: States (batch, time, channel, *space) in model space; frames that are not known hold anything finite.
+            known_mask: Which frames are known, (time,).
+            conditions: Batch (batch,), origin at lead time 0.
+            lead_times: Times of the frames in steps of dt relative to the origin, ascending, (time,).
+            noise: Addresses of the batch, (batch,).
+            window: Number of this window within the rollout, part of the address of every draw.
+            guide: Observations of this window, for models that are denoisers.
+
+        Returns: States of the shape of `known`; known frames as they came.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Windows of the training data in model space: x (batch, time, channel, *space), origin at the first frame."""
+
+    x: Tensor
+    conditions: Conditions
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what is shown, what is moved, what is minimised.
+
+    Args:
+        name: As in `--stage`.
+        frames: States of a training window.
+        module: Whose parameters are trained.
+        objective: Batch -> scalar loss.
+        share: Part of the training budget, relative to the other stages.
+        learning_rate: Peak learning rate, relative to that of the training settings.
+    """
+
+    name: str
+    frames: int
+    module: nn.Module
+    objective: Callable[[TrainingBatch], Tensor]
+    share: float = 1.0
+    learning_rate: float = 1.0
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A window model with weights."""
+
+    def stages(self) -> tuple[Stage, ...]: ...

@@ -1,0 +1,143 @@
+"""Slide windows of any model over any lead times, in model space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eddycast.conditions import Conditions
+from eddycast.diffusion import Denoiser, Schedule
+from eddycast.emulators.guard import SpectralGuard
+from eddycast.emulators.protocols import Guide, Space, WindowModel
+from eddycast.errors import InputError
+from eddycast.noise import MemberNoise
+
+TOLERANCE = 1e-6
+
+StateHook = Callable[[Tensor, Conditions, Tensor], Tensor]
+"""Physical states (batch, time, channel, *space), conditions, lead times (time,) -> states with boundary values re-imposed."""
+
+GuideFor = Callable[[int, Tensor], Guide | None]
+"""Number of the window and lead times of its frames, counted from the start of the rollout -> its guide, on physical states."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a plan: its origin and the lead times of its new states, in steps from the start of the rollout."""
+
+    number: int
+    origin: int
+    leads: tuple[float, ...]
+
+
+def plan_windows(model: WindowModel, lead_times: Tensor) -> list[Window]:
+    """The windows that reach all lead times.
+
+    A model of whole steps fills every step up to the last lead; a continuous one only the leads that are asked for and the states
+    that the next window needs.
+
+    Raises: InputError for leads that are not positive and ascending, or between steps where the model cannot.
+    """
+    leads = [float(lead) for lead in lead_times]
+    if not leads or leads[0] <= 0 or any(b <= a for a, b in zip(leads, leads[1:], strict=False)):
+        raise InputError(f"Lead times must be positive and ascend, got {leads[:6]}: sort them and drop doubles.")
+    between = [lead for lead in leads if abs(lead - round(lead)) > TOLERANCE]
+    if between and not model.continuous:
+        raise InputError(
+            f"This emulator forecasts whole steps only, lead {between[0]:g} steps lies between: choose multiples of dt, or an "
+            "emulator trained with horizon > 1."
+        )
+    windows: list[Window] = []
+    origin = 0
+    while origin < leads[-1] - TOLERANCE:
+        new = model.window - (model.context if not windows else model.overlap)
+        end = origin + new
+        inside = [lead for lead in leads if origin + TOLERANCE < lead <= end + TOLERANCE]
+        if model.continuous:
+            last = end >= leads[-1] - TOLERANCE
+            needed = [] if last else list(range(max(origin + 1, end - model.overlap + 1), end + 1))
+            whole = {round(lead) for lead in inside if abs(lead - round(lead)) <= TOLERANCE}
+            times = sorted(inside + [float(step) for step in needed if step not in whole])
+        else:
+            times = [float(step) for step in range(origin + 1, end + 1)]
+        windows.append(Window(len(windows), origin, tuple(times)))
+        origin = end
+    return windows
+
+
+@torch.no_grad()
+def rollout(
+    model: WindowModel,
+    context: Tensor,
+    conditions: Conditions,
+    lead_times: Tensor,
+    *,
+    noise: MemberNoise,
+    guard: SpectralGuard | None = None,
+    space: Space | None = None,
+    hook: StateHook | None = None,
+    guides: GuideFor | None = None,
+    first_window: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the forecast window by window: positions in `lead_times` and the states there.
+
+    Args:
+        model: Any window model.
+        context: The last states known, in model space, (batch, time, channel, *space); `model.context` of them, or more.
+        conditions: Batch (batch,), with the origin at the last state of the context.
+        lead_times: In steps of dt, ascending, (time,).
+        noise: Addresses (batch,).
+        guard: Keeps each member in the band and with the means of the training data.
+        space: Needed by `hook` and `guides` only, which see physical states.
+        hook: Re-imposes boundary values on every member after each window.
+        guides: Observations of each window.
+        first_window: Number of the first window in the addresses of the noise, for a rollout that goes on with an earlier one.
+
+    Raises: InputError when the context is too short or the lead times cannot be reached.
+    """
+    if context.shape[1] < model.context:
+        raise InputError(
+            f"The emulator continues {model.context} states, the context has {context.shape[1]}: start later in the trajectory."
+        )
+    wanted = torch.as_tensor(lead_times, dtype=torch.float64)
+    means = None if guard is None else guard.means(context[:, -1:])
+    known = context[:, -model.context :]
+    for window in plan_windows(model, wanted):
+        size = known.shape[1]
+        new = known[:, -1:].expand(-1, len(window.leads), *known.shape[2:])
+        past = torch.arange(1 - size, 1, dtype=torch.float64)
+        leads = torch.cat([past, torch.tensor(window.leads, dtype=torch.float64) - window.origin])
+        mask = torch.arange(len(leads)) < size
+        here = conditions.shifted(window.origin)
+        guide = None if guides is None else guides(window.number, leads + window.origin)
+        if guide is not None:
+            guide = _through(guide, space, here, leads)
+        number = first_window + window.number
+        filled = model.advance(
+            torch.cat([known, new], dim=1), mask, here, leads, noise=noise, window=number, guide=guide
+        )
+        states = filled[:, size:]
+        if guard is not None:
+            states = guard(states, means)
+        if hook is not None:
+            assert space is not None, "a hook sees physical states and needs the space"
+            states = space.encode(hook(space.decode(states, here, leads[size:]), here, leads[size:]), here, leads[size:])
+        at = torch.tensor(window.leads, dtype=torch.float64)
+        position = torch.searchsorted(wanted, at - TOLERANCE).clamp_max(len(wanted) - 1)
+        found = (wanted[position] - at).abs() <= TOLERANCE
+        yield position[found], states[:, found]
+        whole = (at - at.round()).abs() <= TOLERANCE
+        known = torch.cat([known, states[:, whole]], dim=1)[:, -model.overlap :]
+
+
+def _through(guide: Guide, space: Space | None, conditions: Conditions, lead_times: Tensor) -> Guide:
+    """A guide on physical states as one on model space."""
+    assert space is not None, "a guide sees physical states and needs the space"
+
+    def guided(denoiser: Denoiser, schedule: Schedule, to_x: Callable[[Tensor], Tensor]) -> Denoiser:
+        return guide(denoiser, schedule, lambda w: space.decode(to_x(w), conditions, lead_times))
+
+    return guided

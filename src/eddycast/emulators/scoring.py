@@ -1,0 +1,184 @@
+"""Stochastic emulator trained with a proper scoring rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eddycast.conditions import Conditions
+from eddycast.emulators.increments import increment_scale, scale_at
+from eddycast.emulators.network import ConditionedNetwork, ModelShape
+from eddycast.emulators.objectives import almost_fair_crps, valid_mean
+from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
+from eddycast.networks import NetworkConfig, UNetConfig
+from eddycast.noise import MemberNoise
+
+import os
+ENSEMBLE_RATE=float(os.environ.get("ER","0.2"))
+FIRST_GAIN = float(os.environ.get("FG","0.05"))
+"""Gain of the noise at the start: the ensemble begins narrow, at the deterministic forecast, and widens as the score asks for it."""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """Settings of a scoring-rule emulator.
+
+    Args:
+        context: Known states the network sees.
+        horizon: Longest lead time of one pass, in steps, as in `RegressionConfig`.
+        members: Members drawn per case in training, at least 2.
+        fairness: Weight of the fair CRPS against the one that counts the ensemble as it is; 1 is fair.
+        noise_channels: White-noise fields that the network sees beside the context.
+        pretrain: Part of the budget for a first stage that minimises the squared error without noise.
+        unroll: Steps through which a last stage is differentiated, with the same score at every step; 1 leaves that stage out.
+        network: The backbone.
+    """
+
+    kind: Literal["scoring"] = "scoring"
+    context: int = 1
+    horizon: int = 1
+    members: int = 2
+    fairness: float = 0.95
+    noise_channels: int = 2
+    pretrain: float = 0.5
+    unroll: int = 1
+    network: NetworkConfig = field(default_factory=UNetConfig)
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"The fair CRPS needs at least 2 members in training, got {self.members}.")
+
+
+class ScoringRule(nn.Module):
+    """x(t + lead) = x(t) + scale(lead) F(context, noise, lead, conditions), one pass per member.
+
+    Trained with the (almost) fair CRPS at each point. The score is proper point by point: it rewards right margins, while the
+    correlation between points is learned only through the rollout and the shared network.
+    """
+
+    def __init__(self, config: ScoringConfig, shape: ModelShape) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ConditionedNetwork(
+            config.network,
+            shape,
+            in_channels=config.context * shape.channels + config.noise_channels,
+            out_channels=shape.channels,
+            num_scalars=1,
+        )
+        self.gain = nn.Parameter(torch.full((config.noise_channels,), FIRST_GAIN))
+        self.register_buffer("scales", torch.ones(config.horizon, shape.channels))
+
+    @property
+    def context(self) -> int:
+        return self.config.context
+
+    @property
+    def overlap(self) -> int:
+        return self.config.context
+
+    @property
+    def window(self) -> int:
+        return self.config.context + self.config.horizon
+
+    @property
+    def continuous(self) -> bool:
+        return self.config.horizon > 1
+
+    def prepare(self, x: Tensor) -> None:
+        """Measure the scale of increments on windows of training data (batch, time, channel, *space)."""
+        self.scales.copy_(increment_scale(x, self.config.horizon))
+
+    def predict(self, context: Tensor, noise: Tensor, conditions: Conditions, leads: Tensor) -> Tensor:
+        """States (batch, lead, channel, *space) at leads (lead,), with one noise field (batch, noise, *space) for all of them."""
+        batch, spread = len(context), (...,) + (None,) * (context.ndim - 3)
+        gain = self.gain[(...,) + (None,) * (noise.ndim - 2)]
+        inputs = torch.cat([context.flatten(1, 2), gain * noise], dim=1)
+        scalars = (leads.to(context) / self.config.horizon).unbind()
+        increments = [self.network(inputs, conditions, scalar.expand(batch, 1)) for scalar in scalars]
+        scale = scale_at(self.scales, leads.to(context.device))
+        return context[:, -1:] + torch.stack(increments, dim=1) * scale[spread]
+
+    def advance(
+        self,
+        known: Tensor,
+        known_mask: Tensor,
+        conditions: Conditions,
+        lead_times: Tensor,
+        *,
+        noise: MemberNoise,
+        window: int = 0,
+        guide: Guide | None = None,
+    ) -> Tensor:
+        if guide is not None:
+            raise ValueError("A scoring-rule emulator is no denoiser and cannot be guided: use the 'etkf' method.")
+        context = known[:, known_mask]
+        shape = (self.config.noise_channels, *known.shape[3:])
+        fields = noise.draw(shape, key=(window, 0, "scoring"), dtype=known.dtype, device=known.device)
+        return torch.cat([context, self.predict(context, fields, conditions, lead_times[~known_mask])], dim=1)
+
+    def stages(self) -> tuple[Stage, ...]:
+        config = self.config
+        unrolled = config.context + config.unroll * config.horizon
+        stages = []
+        if config.pretrain > 0:
+            stages.append(Stage("pretrain", self.window, self, self._pretraining_loss, share=config.pretrain))
+        share = 1.0 - config.pretrain
+        if config.unroll == 1:
+            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share, learning_rate=ENSEMBLE_RATE))
+        else:
+            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share / 2, learning_rate=ENSEMBLE_RATE))
+            stages.append(Stage("unroll", unrolled, self, self._unrolled_loss, share=share / 2, learning_rate=0.2))
+        return tuple(stages)
+
+    def _fields(self, batch: TrainingBatch, copies: int) -> Tensor:
+        x = batch.x
+        shape = (copies * len(x), self.config.noise_channels, *x.shape[3:])
+        return torch.randn(shape, generator=batch.generator, device=x.device, dtype=x.dtype)
+
+    def _leads(self, batch: TrainingBatch) -> Tensor:
+        """One lead for the whole batch: all leads share the network, and a batch is one pass."""
+        horizon = self.config.horizon
+        return torch.randint(1, horizon + 1, (1,), generator=batch.generator, device=batch.x.device)
+
+    def _pretraining_loss(self, batch: TrainingBatch) -> Tensor:
+        x, leads = batch.x, self._leads(batch)
+        conditions = batch.conditions.shifted(self.context - 1)
+        silence = x.new_zeros(len(x), self.config.noise_channels, *x.shape[3:])
+        predicted = self.predict(x[:, : self.context], silence, conditions, leads)
+        error = (predicted - x[:, self.context - 1 + leads]) / self._scale(leads, x.ndim)
+        return valid_mean(error.square(), conditions)
+
+    def _score_loss(self, batch: TrainingBatch) -> Tensor:
+        x, leads, members = batch.x, self._leads(batch), self.config.members
+        conditions = batch.conditions.shifted(self.context - 1)
+        repeated = conditions.expand(members).flatten()
+        context = x[:, : self.context].repeat(members, *[1] * (x.ndim - 1))
+        predicted = self.predict(context, self._fields(batch, members), repeated, leads).unflatten(0, (members, -1))
+        scale = self._scale(leads, x.ndim)
+        truth = x[:, self.context - 1 + leads]
+        return valid_mean(almost_fair_crps(predicted / scale, truth / scale, self.config.fairness), conditions)
+
+    def _unrolled_loss(self, batch: TrainingBatch) -> Tensor:
+        x, members, horizon = batch.x, self.config.members, self.config.horizon
+        leads = torch.arange(1, horizon + 1)
+        context = x[:, : self.context].repeat(members, *[1] * (x.ndim - 1))
+        scale = self._scale(leads.to(x.device), x.ndim)
+        losses = []
+        for step in range(self.config.unroll):
+            origin = self.context - 1 + step * horizon
+            conditions = batch.conditions.shifted(origin)
+            repeated = conditions.expand(members).flatten()
+            predicted = self.predict(context, self._fields(batch, members), repeated, leads)
+            context = torch.cat([context, predicted], dim=1)[:, -self.context :]
+            ensemble = predicted.unflatten(0, (members, -1)) / scale
+            truth = x[:, origin + 1 : origin + 1 + horizon] / scale
+            losses.append(valid_mean(almost_fair_crps(ensemble, truth, self.config.fairness), conditions))
+        return torch.stack(losses).mean()
+
+    def _scale(self, leads: Tensor, ndim: int) -> Tensor:
+        """Scales of increments at integer leads, shaped (lead, channel, 1, ...) for states of `ndim` axes."""
+        return self.scales[leads - 1][(...,) + (None,) * (ndim - 3)]

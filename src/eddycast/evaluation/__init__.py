@@ -1,0 +1,7 @@
+"""Forecasts and analyses against the truth: numbers with intervals, tables, and a diagnosis in words."""
+
+from eddycast.evaluation.evaluate import evaluate
+from eddycast.evaluation.scores import Scores
+from eddycast.evaluation.table import compare_table
+
+__all__ = ["Scores", "compare_table", "evaluate"]

@@ -1,0 +1,209 @@
+"""Scores in words: what is wrong, from when on, and what usually helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eddycast.evaluation.table import spectral
+
+if TYPE_CHECKING:
+    from eddycast.evaluation.scores import Scores
+
+# Outside these a score is called out. Spread/skill between 0.9 and 1.1 is hardly told from 1 in practice.
+LOW_RATIO, HIGH_RATIO = 0.9, 1.1
+SPECTRUM = 0.1  # decades
+EMPTY_MODES = 1e-4  # of the peak power
+CENSORED = 0.5
+SATURATED = 1.3  # RMSE of one member in climatological deviations; sqrt(2) is a random state of the attractor
+OUTLIERS = 1.5
+
+MORE_SPREAD = {
+    "forecast": "noise on the context in training, perturbed or assimilated initial states, more sampler steps, or "
+    "training on several steps",
+    "analysis": "inflation, a larger observation error, or weaker guidance",
+}
+LESS_SPREAD = {
+    "forecast": "more sampler steps or a smaller lowest noise level, longer training, or smaller initial perturbations",
+    "analysis": "less inflation, a smaller observation error, or stronger guidance",
+}
+BANDS = {"low": "Large scales", "mid": "Middle scales", "high": "Small scales"}
+TOO_STRONG = {"high": "more sampler steps, or a limit to the resolved band"}
+TOO_WEAK = {
+    "high": "a probabilistic emulator instead of regression, a larger network, or a loss that weighs small scales"
+}
+
+
+def diagnosis(scores: Scores, baselines: Mapping[str, Scores]) -> list[str]:
+    """Sentences, most urgent first; at least one. `baselines` by name, scored on the same cases."""
+    found = _stability(scores)
+    for field in scores.fields:
+        where = f"{field}: " if len(scores.fields) > 1 else ""
+        sentences = [
+            *_against(scores, field, baselines),
+            *_dispersion(scores, field),
+            *_calibration(scores, field),
+            *_spectrum(scores, field),
+            *_reach(scores, field),
+        ]
+        found += [where + sentence for sentence in sentences]
+    if int(scores.attributes["num_blocks"]) < 8:
+        found.append(
+            f"Only {scores.attributes['num_blocks']} independent blocks of cases: the intervals say little; "
+            "start forecasts from more trajectories or times."
+        )
+    return found or ["Nothing stands out: errors, spread and spectrum are within the usual bounds at every lead time."]
+
+
+def _when(scores: Scores, time: Any) -> str:
+    """A time in words; `time` is a number or an array of one."""
+    if scores.lyapunov_time:
+        return f"{time / scores.lyapunov_time:.1f} Lyapunov times"
+    return f"{time:.4g} {scores.time_units}" if scores.time_units not in ("", "1") else f"time {time:.4g}"
+
+
+def _stability(scores: Scores) -> list[str]:
+    facts = scores.attributes
+    total = facts["members"] * facts["num_cases"]
+    bad = facts["nonfinite_members"] + facts["runaway_members"]
+    if not bad:
+        return []
+    empty = float(scores.data["empty_mode_power"].max()) if "empty_mode_power" in scores.data else 0.0
+    cause = "modes that the data leave empty fill up first: limit the rollout to the resolved band"
+    other = "train on longer rollouts, add noise to the context, or limit the rollout to the resolved band"
+    return [
+        f"Blows up: {bad} of {total} members leave the range of the data or become non-finite, first at "
+        f"{_when(scores, facts['first_bad_lead'])}; "
+        f"{cause + ' and keep conserved means' if empty > EMPTY_MODES else other}."
+    ]
+
+
+def _dispersion(scores: Scores, field: str) -> list[str]:
+    """Spread/skill is called out only where its whole interval lies on one side of 1, if it has one."""
+    if "spread_skill" not in scores.data:
+        return []
+    ratio, low, high = (scores.series(f"spread_skill{end}", field) for end in ("", "_low", "_high"))
+    if not np.isfinite(ratio).any():
+        return []
+    if float(np.nanmax(scores.series("spread", field))) == 0.0:
+        return ["Has no spread at all: its members are identical; draw them with different noise."]
+    kind = "analysis" if scores.analysis else "forecast"
+    under = (ratio < LOW_RATIO) & ~(high >= 1)
+    over = (ratio > HIGH_RATIO) & ~(low <= 1)
+    sentences = []
+    if under.any():
+        worst = int(np.where(under, ratio, np.inf).argmin())
+        sentences.append(f"Under-dispersed {_span(scores, under, ratio, worst)}: try {MORE_SPREAD[kind]}.")
+    if over.any():
+        worst = int(np.where(over, ratio, -np.inf).argmax())
+        sentences.append(f"Over-dispersed {_span(scores, over, ratio, worst)}: try {LESS_SPREAD[kind]}.")
+    return sentences
+
+
+def _span(scores: Scores, chosen: np.ndarray, ratio: np.ndarray, worst: int) -> str:
+    """Which lead times were chosen, and the worst of them."""
+    times = scores.lead_times
+    first, last = np.flatnonzero(chosen)[[0, -1]]
+    figure = f"(spread/skill {ratio[worst]:.2f} at {_when(scores, times[worst])})"
+    if chosen.mean() >= 0.9:
+        return f"at nearly every lead time {figure}"
+    if last == len(times) - 1 and chosen[first:].mean() > 0.7:
+        return f"after {_when(scores, times[first])} {figure}"
+    if chosen[: last + 1].mean() > 0.7:
+        return f"at short lead times, up to {_when(scores, times[last])} {figure}"
+    return f"at {chosen.mean():.0%} of lead times {figure}"
+
+
+def _calibration(scores: Scores, field: str) -> list[str]:
+    if "rank_histogram" not in scores.data:
+        return []
+    ranks = scores.data["rank_histogram"].sel(field=field).values
+    ranks = ranks[np.isfinite(ranks).all(axis=-1)]
+    if len(ranks) == 0:
+        return []
+    pooled = ranks.mean(axis=0)
+    members = len(pooled) - 1
+    below, above = pooled[0] * (members + 1), pooled[-1] * (members + 1)
+    if max(below, above) > OUTLIERS and max(below, above) > 2 * min(below, above):
+        side = "below" if below > above else "above"
+        return [
+            f"Biased: the truth lies {side} all members {max(below, above):.1f} times as often as it should; "
+            "check the normalisation and conserved means."
+        ]
+    return []
+
+
+def _spectrum(scores: Scores, field: str) -> list[str]:
+    if "spectral_error_pooled" not in scores.data:
+        return []
+    sentences = []
+    for band, words in BANDS.items():
+        bias, size = spectral(scores, field, band, "bias"), spectral(scores, field, band, "mean")
+        if not size > SPECTRUM:
+            continue
+        if bias > 0.5 * size:
+            advice = TOO_STRONG.get(band, "longer training, or keeping conserved means")
+            sentences.append(f"{words} are too energetic ({10**bias:.2g} times, log10 error {size:.2f}): try {advice}.")
+        elif bias < -0.5 * size:
+            advice = TOO_WEAK.get(band, "longer training, or training on several steps")
+            sentences.append(f"{words} are too weak ({10**bias:.2g} times, log10 error {size:.2f}): try {advice}.")
+        else:
+            sentences.append(f"{words} are wrong in both directions (log10 error {size:.2f}): try longer training.")
+    empty = float(scores.data["empty_mode_power"].sel(field=field))
+    if empty > EMPTY_MODES:
+        sentences.append(
+            f"Modes that the truth leaves empty hold up to {empty:.1e} of the peak power: long rollouts may blow up; "
+            "limit the rollout to the resolved band."
+        )
+    return sentences
+
+
+def _against(scores: Scores, field: str, baselines: Mapping[str, Scores]) -> list[str]:
+    """Where a baseline has the lower CRPS (the absolute error, where it has one member)."""
+    sentences = []
+    for name, other in baselines.items():
+        if field not in other.fields or "crps" not in other.data or "crps" not in scores.data:
+            continue
+        shared, own, theirs = np.intersect1d(
+            np.round(scores.lead_times, 6), np.round(other.lead_times, 6), return_indices=True
+        )
+        if len(shared) == 0:
+            continue
+        ours, reference = scores.series("crps", field)[own], other.series("crps", field)[theirs]
+        loses = ~(ours <= reference) & np.isfinite(reference)
+        if not loses.any():
+            continue
+        if loses.all():
+            words, advice = "at every lead time", "it has learned nothing useful, so train longer or check the data"
+        elif loses[-1] and not loses[0]:
+            words = f"after {_when(scores, shared[np.flatnonzero(~loses)[-1]])}"
+            advice = "there a forecast should fade to climatology, so it lacks spread or drifts"
+        elif loses[0]:
+            words = f"up to {_when(scores, shared[np.flatnonzero(~loses)[0] - 1])}"
+            advice = "predict increments, train longer, or use more sampler steps"
+        else:
+            words = f"around {_when(scores, shared[np.nanargmax(ours - reference)])}"
+            advice = "compare the intervals before reading much into it"
+        sentences.append(f"Loses to {name} {words} (CRPS): {advice}.")
+    return sentences
+
+
+def _reach(scores: Scores, field: str) -> list[str]:
+    data, sentences = scores.data, []
+    if "censored" in data:
+        still = float(data["censored"].sel(field=field, forecast="member"))
+        if still > CENSORED:
+            sentences.append(
+                f"{still:.0%} of cases are still well correlated at the last lead time, so high-correlation times are "
+                "lower bounds: forecast further."
+            )
+    if scores.members == 1 and "rmse_member" in data and not scores.analysis:
+        late = np.flatnonzero(scores.normalised("rmse_member", field) > SATURATED)
+        if len(late):
+            sentences.append(
+                f"Beyond {_when(scores, scores.lead_times[late[0]])} the single forecast is about as far from the "
+                "truth as a random state: an ensemble, or its mean, scores better there."
+            )
+    return sentences

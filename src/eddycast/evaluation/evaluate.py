@@ -1,0 +1,315 @@
+"""Score a forecast or an analysis against the truth, reading both piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eddycast.data import Dataset
+from eddycast.data.gridded import open_xarray
+from eddycast.data.opening import existing
+from eddycast.errors import InputError
+from eddycast.evaluation.profiles import Profiles, high_correlation_times, lead_groups
+from eddycast.evaluation.scores import Scores
+from eddycast.evaluation.verification import (
+    Climatology,
+    Verification,
+    case_coordinates,
+    climatology,
+    numeric_leads,
+    verification,
+)
+from eddycast.metrics import Score, block_bootstrap, case_blocks, mask_weights, scores_for
+
+# A lead time this close to a whole step is one: lead times are often stored in float32.
+WHOLE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Leads:
+    """The lead times that are scored: where in the file, how long, and how many frames of the truth."""
+
+    index: np.ndarray
+    times: np.ndarray
+    frames: np.ndarray
+
+
+def evaluate(
+    forecast: xr.Dataset | str | Path,
+    truth: Dataset | xr.Dataset | str | Path,
+    *,
+    scores: Sequence[Score] | None = None,
+    lyapunov_time: float | None = None,
+    threshold: float = 0.8,
+    resamples: int = 1000,
+    level: float = 0.95,
+    block: int | None = None,
+    seed: int = 0,
+    memory: int = 256 * 2**20,
+) -> Scores:
+    """Scores of an ensemble (or a single) forecast, per field and lead time, with intervals over cases.
+
+    Args:
+        forecast: Dimensions (init, member, lead_time, *space), one variable per field, coordinates `trajectory` and
+            `frame` (of lead 0); or a NetCDF or Zarr path. `init` and `member` may be absent. An analysis
+            (attribute `eddycast_kind`) is scored at every time, lead 0 included; a forecast from its first lead on.
+        truth: The data it was made from: opened, a path, or xarray with (trajectory, time, *space) or aligned with
+            (init, lead_time, *space). Only whole steps of the truth can be verified; other lead times are left out and
+            noted, as are those beyond the end of the truth.
+        scores: What to compute; None for all registered ones that the ensemble's size allows.
+        lyapunov_time: In units of lead time; None looks in the attributes of forecast and truth.
+        threshold: Of the high-correlation time.
+        resamples: Of the block bootstrap.
+        level: Probability of its intervals.
+        block: Consecutive inits of a trajectory that make a block; see `metrics.case_blocks` for None.
+        seed: Of the bootstrap.
+        memory: Bytes that one piece of the forecast may take.
+
+    Returns: scores. A non-finite member makes those that see it NaN at its field and lead (correlation: 0): a blow-up
+        is reported (`nonfinite`, first bad lead), never averaged away. `runaway` counts members that are finite but
+        outside the training data's range doubled about its middle.
+    Raises: InputError where forecast and truth do not fit.
+    """
+    if isinstance(forecast, (str, Path)):
+        with open_xarray(existing(forecast), decode=False) as opened:
+            return evaluate(
+                opened,
+                truth,
+                scores=scores,
+                lyapunov_time=lyapunov_time,
+                threshold=threshold,
+                resamples=resamples,
+                level=level,
+                block=block,
+                seed=seed,
+                memory=memory,
+            )
+    forecast = forecast.expand_dims([name for name in ("init", "member") if name not in forecast.dims])
+    if "lead_time" not in forecast.dims:
+        raise InputError(
+            f"A forecast needs the dimension 'lead_time'; this one has {', '.join(map(str, forecast.dims))}."
+        )
+    dims = _space_dims(forecast)
+    attribute = forecast["lead_time"].attrs.get("step")
+    known = verification(truth, dims, None if attribute is None else float(attribute))
+    channels = _match(forecast, known, dims)
+    kind = str(forecast.attrs.get("eddycast_kind", "forecast"))
+    leads, notes = _whole_leads(forecast, known, from_zero=kind == "analysis")
+    trajectories, frames = case_coordinates(forecast)
+    weights = mask_weights(known.grid.weights(), known.valid)
+    pieces = known.train or tuple(
+        (int(one), int(frame + leads.frames[0]), int(frame + leads.frames[-1]) + 1)
+        for one, frame in zip(trajectories, frames, strict=True)
+    )
+    climate = climatology(known, pieces, weights)
+    members = forecast.sizes["member"]
+    chosen = tuple(scores) if scores is not None else scores_for(members)
+    if small := [score.name for score in chosen if score.min_members > members]:
+        raise InputError(f"The score {small[0]!r} needs more members than the {members} of this forecast.")
+    tally = _Tally(chosen, known, climate, channels, weights, members, len(trajectories), leads)
+    per_lead = members * len(channels) * known.grid.num_points * 8
+    span = max(1, memory // (4 * per_lead))  # scores hold about four copies of a piece
+    for case, (trajectory, frame) in enumerate(zip(trajectories, frames, strict=True)):
+        for first in range(0, len(leads.index), span):
+            part = slice(first, first + span)
+            states = known.fetch(int(trajectory), int(frame) + leads.frames[part])[:, channels]
+            if not _has_truth(states, weights).any():
+                continue
+            tally.add(case, part, _members(forecast, case, leads.index[part], known, channels, dims), states)
+    if not tally.available.any():
+        raise InputError(
+            f"No lead time of the forecast ({leads.times[0]:g} to {leads.times[-1]:g}) lies within the truth; "
+            "start earlier, or pass truth that goes on."
+        )
+    short = int((~tally.available.any(dim=-1)).sum())
+    if short:
+        notes.append(
+            f"{short} of {tally.available[..., 0].numel()} (case, lead time) pairs have no truth and are left out."
+        )
+    if not known.train:
+        notes.append("The truth has no training split: the climatological deviation is that of the verified states.")
+    lyapunov = _lyapunov_time(lyapunov_time, forecast, known)
+    blocks = case_blocks(torch.as_tensor(trajectories), torch.as_tensor(frames), length=block)
+    generator = torch.Generator().manual_seed(seed)
+    names = [known.names[channel] for channel in channels]
+    data = tally.finish(blocks, names, generator, resamples, level)
+    if kind != "analysis" and {"correlation_mean", "correlation_member"} <= set(tally.parts):
+        curves = {name: tally.parts[f"correlation_{name}"][0] for name in ("member", "mean")}
+        times = high_correlation_times(
+            curves,
+            tally.available,
+            leads.times,
+            blocks,
+            generator,
+            threshold=threshold,
+            resamples=resamples,
+            level=level,
+        )
+        data = data.merge(times)
+    bad = np.flatnonzero(data["nonfinite"].values + data["runaway"].values)
+    attributes: dict[str, Any] = {
+        "kind": kind,
+        "members": members,
+        "num_cases": len(trajectories),
+        "num_blocks": int(blocks.max()) + 1,
+        "scores": [score.name for score in chosen],
+        "time_units": str(forecast["lead_time"].attrs.get("units", known.time_units)),
+        "units": {known.names[channel]: known.units[channel] for channel in channels},
+        "lyapunov_time": lyapunov,
+        "threshold": threshold,
+        "level": level,
+        "resamples": resamples,
+        "seed": seed,
+        "nonfinite_members": int(tally.nonfinite.any(dim=-1).sum()),
+        "runaway_members": int((tally.runaway.any(dim=-1) & ~tally.nonfinite.any(dim=-1)).sum()),
+        "first_bad_lead": float(leads.times[bad[0]]) if len(bad) else None,
+        "notes": notes,
+        **{key: str(value) for key, value in forecast.attrs.items() if key.startswith("eddycast_")},
+    }
+    return Scores(data, attributes)
+
+
+class _Tally:
+    """What each case contributes at each lead time; filled piece by piece, finished once."""
+
+    def __init__(
+        self,
+        scores: tuple[Score, ...],
+        known: Verification,
+        climate: Climatology,
+        channels: list[int],
+        weights: Tensor,
+        members: int,
+        cases: int,
+        leads: _Leads,
+    ) -> None:
+        self.scores, self.leads, self.weights = scores, leads, weights
+        self.std = climate.std[channels]
+        space = (1,) * weights.ndim
+        middle = ((climate.high + climate.low) / 2)[channels].reshape(-1, *space)
+        reach = (climate.high - climate.low)[channels].reshape(-1, *space)
+        self.middle, self.reach = middle, reach
+        shape = (cases, len(leads.times), len(channels))
+        self.available = torch.zeros(shape, dtype=torch.bool)
+        self.parts: dict[str, tuple[Tensor, ...]] = {}
+        self.shape = shape
+        self.nonfinite = torch.zeros(cases, members, len(leads.times), dtype=torch.bool)
+        self.runaway = torch.zeros_like(self.nonfinite)
+        self.profiles = Profiles(known.grid, weights, lead_groups(len(leads.times)), len(channels), members)
+
+    def add(self, case: int, part: slice, ensemble: Tensor, truth: Tensor) -> None:
+        """One case: ensemble (member, lead, channel, *space) and truth (lead, channel, *space)."""
+        ensemble, truth = ensemble.to(torch.float64), truth.to(torch.float64)
+        self.available[case, part] = _has_truth(truth, self.weights)
+        space = tuple(range(-self.weights.ndim, 0))
+        counted = self.weights > 0
+        finite = (torch.isfinite(ensemble) | ~counted).all(dim=space)
+        inside = ((ensemble - self.middle).abs() <= self.reach) | ~counted
+        self.nonfinite[case, :, part] = ~finite.all(dim=-1)
+        self.runaway[case, :, part] = ~inside.all(dim=space).all(dim=-1) & finite.all(dim=-1)
+        for score in self.scores:
+            values = score.contributions(ensemble, truth, self.weights)
+            if score.name not in self.parts:
+                empty = tuple(torch.full(self.shape, torch.nan, dtype=torch.float64) for _ in values)
+                self.parts[score.name] = empty
+            for store, value in zip(self.parts[score.name], values, strict=True):
+                store[case, part] = value if score.lost is None else value.nan_to_num(nan=score.lost)
+        self.profiles.add(part, ensemble, truth, finite, self.available[case, part])
+
+    def finish(
+        self, blocks: Tensor, names: list[str], generator: torch.Generator, resamples: int, level: float
+    ) -> xr.Dataset:
+        shown = self.available
+        count = shown.sum(dim=0)
+        variables: dict[str, Any] = {}
+        for score in self.scores:
+            parts = self.parts[score.name]
+            means = [torch.where(shown, part, 0.0).sum(dim=0) / count for part in parts]
+            interval = block_bootstrap(
+                parts, blocks, score.finish, available=shown, resamples=resamples, level=level, generator=generator
+            )
+            for suffix, value in (("", score.finish(*means)), ("_low", interval.low), ("_high", interval.high)):
+                variables[score.name + suffix] = (("field", "lead_time"), value.T.numpy())
+        variables["climatology_std"] = ("field", self.std.numpy())
+        variables["cases"] = ("lead_time", shown.any(dim=-1).sum(dim=0).numpy())
+        variables["nonfinite"] = ("lead_time", self.nonfinite.sum(dim=(0, 1)).numpy())
+        variables["runaway"] = ("lead_time", self.runaway.sum(dim=(0, 1)).numpy())
+        coordinates = {"field": np.asarray(names, dtype=np.str_), "lead_time": self.leads.times}
+        return xr.Dataset(variables, coordinates).merge(self.profiles.finish(self.leads.times))
+
+
+def _has_truth(states: Tensor, weights: Tensor) -> Tensor:
+    """(lead, channel): True where every counted point is finite."""
+    return (torch.isfinite(states) | (weights == 0)).all(dim=tuple(range(-weights.ndim, 0)))
+
+
+def _members(
+    forecast: xr.Dataset, case: int, leads: np.ndarray, known: Verification, channels: list[int], dims: tuple[str, ...]
+) -> Tensor:
+    """One case (member, lead, channel, *space)."""
+    piece = slice(int(leads[0]), int(leads[-1]) + 1)
+    arrays = []
+    for channel in channels:
+        array = forecast[known.names[channel]].isel(init=case, lead_time=piece).transpose("member", "lead_time", *dims)
+        arrays.append(torch.as_tensor(np.asarray(array.values)[:, leads - leads[0]]))
+    return torch.stack(arrays, dim=2)
+
+
+def _space_dims(forecast: xr.Dataset) -> tuple[str, ...]:
+    outer = {"init", "member", "lead_time"}
+    for item in forecast.data_vars.values():
+        if "lead_time" in item.dims and len(rest := [str(name) for name in item.dims if name not in outer]):
+            return tuple(rest)
+    raise InputError("The forecast has no variable with 'lead_time' and at least one space dimension.")
+
+
+def _match(forecast: xr.Dataset, known: Verification, dims: tuple[str, ...]) -> list[int]:
+    """Channels of the truth that the forecast has."""
+    fields = [str(name) for name, item in forecast.data_vars.items() if {"lead_time", *dims} <= set(item.dims)]
+    unknown = [name for name in fields if name not in known.names]
+    if unknown:
+        raise InputError(f"The truth has no field {unknown[0]!r} of the forecast; it has {', '.join(known.names)}.")
+    shape = tuple(forecast.sizes[name] for name in dims)
+    if shape != known.grid.shape:
+        raise InputError(
+            f"The forecast has {'x'.join(map(str, shape))} points along {', '.join(dims)}, the truth has "
+            f"{'x'.join(map(str, known.grid.shape))} along {', '.join(known.grid.names)}; pass its own data."
+        )
+    return [channel for channel, name in enumerate(known.names) if name in fields]
+
+
+def _whole_leads(forecast: xr.Dataset, known: Verification, *, from_zero: bool) -> tuple[_Leads, list[str]]:
+    times = numeric_leads(forecast["lead_time"])
+    attributes = forecast["lead_time"].attrs
+    if bool((np.diff(times) <= 0).any()):
+        raise InputError("The forecast's lead_time must increase; sort it with forecast.sortby('lead_time').")
+    step = float(attributes.get("step", known.dt))
+    same_unit = str(attributes.get("units", known.time_units)) == known.time_units
+    frames_per_step = max(1, round(step / known.dt)) if same_unit or not known.time_units else 1
+    frames = times / step * frames_per_step
+    whole = np.abs(frames - np.rint(frames)) < WHOLE * np.maximum(1, np.abs(frames) * 1e-3)
+    kept = whole & ((times >= 0) if from_zero else (frames > 0.5))
+    if not kept.any():
+        raise InputError(
+            f"No lead time is a whole number of steps of {step:g} after the start, so the truth has no frame for it; "
+            "forecast whole steps too (--leads 1,2,3)."
+        )
+    notes = []
+    if between := int((~whole).sum()):
+        notes.append(f"{between} of {len(times)} lead times fall between frames of the truth and are left out.")
+    index = np.flatnonzero(kept)
+    return _Leads(index, times[index], np.rint(frames[index]).astype(int)), notes
+
+
+def _lyapunov_time(given: float | None, forecast: xr.Dataset, known: Verification) -> float | None:
+    for value in (given, forecast.attrs.get("lyapunov_time"), known.attributes.get("lyapunov_time")):
+        if value is not None and value != "":
+            return float(value)
+    return None

@@ -1,0 +1,207 @@
+"""Scores as text: a table of one forecast, and one row per forecast side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from eddycast.evaluation.scores import Scores
+
+
+# Columns of `table`, where the scores exist: name, heading, whether divided by the climatological deviation.
+COLUMNS = (
+    ("rmse_mean", "RMSE mean", True),
+    ("rmse_member", "RMSE member", True),
+    ("vrmse_member", "VRMSE member", False),
+    ("crps", "CRPS", True),
+    ("spread_skill", "spread/skill", False),
+    ("correlation_mean", "corr mean", False),
+    ("correlation_member", "corr member", False),
+    ("coverage_80", "cover 80 %", False),
+)
+
+
+def table(scores: Scores, *, leads: int = 7) -> str:
+    """A few lead times per field; RMSE and CRPS in climatological standard deviations, with interval half widths."""
+    unit = scores.time_units if scores.time_units not in ("", "1") else ""
+    lines = []
+    known = [column for column in COLUMNS if column[0] in scores.attributes["scores"]]
+    extra = [(name, name, False) for name in scores.attributes["scores"] if name not in STANDARD_NAMES]
+    for field in scores.fields:
+        std = float(scores.data["climatology_std"].sel(field=field))
+        own = scores.attributes["units"].get(field, "1")
+        lines.append(f"{field}: RMSE and CRPS in climatological standard deviations ({std:.4g}{_unit(own)})")
+        head = ["time" if scores.analysis else "lead", *(["Lyapunov"] if scores.lyapunov_time else [])]
+        rows = [[*head, *(title for _, title, _ in (*known, *extra)), "cases"]]
+        for place in chosen_leads(scores, leads):
+            time = float(scores.lead_times[place])
+            row = [f"{time:g}{' ' + unit if unit else ''}"]
+            if scores.lyapunov_time:
+                row.append(f"{time / scores.lyapunov_time:.2f}")
+            for name, _, divided in (*known, *extra):
+                scale = std if divided and std > 0 else 1.0
+                row.append(_with_interval(scores, name, field, place, scale))
+            rows.append([*row, str(int(scores.data["cases"].values[place]))])
+        lines += [*_align(rows), *_single_numbers(scores, field), ""]
+    lines += _remarks(scores)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
+    """One row per forecast and one block per field; lead times are those of the shortest forecast.
+
+    Args:
+        scores: By name, on the same cases (otherwise the table says so).
+        leads: Number of lead times for CRPS and spread/skill.
+
+    Raises: ValueError without scores.
+    """
+    if not scores:
+        raise ValueError("compare_table needs at least one entry.")
+    shortest = min(scores.values(), key=lambda one: float(one.lead_times[-1]))
+    times = [float(shortest.lead_times[place]) for place in chosen_leads(shortest, leads)]
+    lines = []
+    for field in dict.fromkeys(field for one in scores.values() for field in one.fields):
+        lyapunov = next((one.lyapunov_time for one in scores.values() if one.lyapunov_time), None)
+        name = "HCT (Lyapunov times)" if lyapunov else "HCT"
+        head = ["", f"{name} member", "mean", *(f"CRPS/sd {time:g}" for time in times)]
+        head += [*(f"sp/sk {time:g}" for time in times), "spectrum log10", "blown up", "cases"]
+        rows = [head]
+        for label, one in scores.items():
+            if field not in one.fields:
+                continue
+            places = [int(np.abs(one.lead_times - time).argmin()) for time in times]
+            row = [label, _hct(one, field, "member"), _hct(one, field, "mean")]
+            row += [_number(one.normalised("crps", field)[place]) if "crps" in one.data else "-" for place in places]
+            ratio = "spread_skill" in one.data
+            row += [f"{one.value('spread_skill', field, place):.2f}" if ratio else "-" for place in places]
+            row.append(_number(spectral(one, field, "all", "mean")))
+            bad = one.attributes["nonfinite_members"] + one.attributes["runaway_members"]
+            row += [f"{bad}/{one.members * one.attributes['num_cases']}", str(one.attributes["num_cases"])]
+            rows.append(row)
+        lines += [field, *_align(rows), ""]
+    if len({one.attributes["num_cases"] for one in scores.values()}) > 1:
+        lines.append("Careful: the forecasts were not scored on the same number of cases.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def chosen_leads(scores: Scores, number: int) -> list[int]:
+    """Indices of a few lead times: the first, the last, and some between, on whole Lyapunov times where known."""
+    times = scores.lead_times
+    if len(times) <= number:
+        return list(range(len(times)))
+    unit = scores.lyapunov_time
+    if unit and times[-1] > 2 * unit:
+        count = number - 1
+        step = max(1, math.ceil(times[-1] / unit / count)) if times[-1] / unit >= count else times[-1] / unit / count
+        marks = [times[0], *(unit * step * i for i in range(1, number) if unit * step * i < times[-1]), times[-1]]
+    else:
+        marks = np.geomspace(times[0] or times[1], times[-1], number).tolist()
+    return sorted({int(np.abs(times - mark).argmin()) for mark in marks})
+
+
+def spectral(scores: Scores, field: str, band: str, statistic: str) -> float:
+    """Spectral error pooled over lead times, in decades; NaN where there is no spectrum."""
+    if "spectral_error_pooled" not in scores.data:
+        return math.nan
+    return float(scores.data["spectral_error_pooled"].sel(field=field, band=band, statistic=statistic))
+
+
+def _single_numbers(scores: Scores, field: str) -> list[str]:
+    lines = []
+    data, unit = scores.data, scores.lyapunov_time
+    if "high_correlation_time" in data:
+        scale, name = (unit, "Lyapunov times") if unit else (1.0, scores.time_units.replace("1", "") or "time units")
+        threshold = scores.attributes["threshold"]
+        for forecast in data["forecast"].values:
+            parts = []
+            for convention, average, words in (
+                ("count", "cases", "counted, mean of cases"),
+                ("first", "cases", "first crossing"),
+                ("count", "curve", "counted, of the mean curve"),
+            ):
+                key = {"field": field, "forecast": forecast, "convention": convention, "average": average}
+                value, low, high = (
+                    float(data[f"high_correlation_time{end}"].sel(key)) / scale for end in ("", "_low", "_high")
+                )
+                parts.append(f"{value:.2f} [{low:.2f}, {high:.2f}] ({words})")
+            open_end = float(data["censored"].sel(field=field, forecast=forecast))
+            tail = f"; {open_end:.0%} of cases never fall below" if open_end > 0 else ""
+            who = "first member" if forecast == "member" else "ensemble mean"
+            if scores.members == 1 and forecast == "mean":
+                continue
+            lines.append(f"  time with correlation >= {threshold:g}, {who}, {name}: {'; '.join(parts)}{tail}")
+    if "spectral_error_pooled" in data:
+        parts = [
+            f"{band} {_number(spectral(scores, field, str(band), 'mean'))}"
+            for band in data["band"].values
+            if band != "all"
+        ]
+        mean, largest = (_number(spectral(scores, field, "all", kind)) for kind in ("mean", "largest"))
+        lines.append(
+            f"  spectrum, |log10| of member over truth: {', '.join(parts)}; all modes {mean}, at most {largest}"
+        )
+    return lines
+
+
+def _remarks(scores: Scores) -> list[str]:
+    facts = scores.attributes
+    members = f"{facts['members']} member{'s' if facts['members'] > 1 else ''}"
+    lines = [
+        f"{facts['num_cases']} cases in {facts['num_blocks']} blocks, {members}; "
+        f"+- and [ ] are {facts['level']:.0%} block-bootstrap intervals over cases."
+    ]
+    total = facts["members"] * facts["num_cases"]
+    if facts["nonfinite_members"] or facts["runaway_members"]:
+        lines.append(
+            f"{facts['nonfinite_members']} of {total} members become non-finite and {facts['runaway_members']} leave "
+            f"the range of the data, first at {facts['first_bad_lead']:g}."
+        )
+    else:
+        lines.append(f"All {total} members stay finite and within the range of the data.")
+    return [*lines, *facts["notes"]]
+
+
+def _hct(scores: Scores, field: str, forecast: str) -> str:
+    if "high_correlation_time" not in scores.data:
+        return "-"
+    key = {"field": field, "forecast": forecast, "convention": "count", "average": "cases"}
+    scale = scores.lyapunov_time or 1.0
+    value, low, high = (
+        float(scores.data[f"high_correlation_time{end}"].sel(key)) / scale for end in ("", "_low", "_high")
+    )
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _with_interval(scores: Scores, name: str, field: str, place: int, scale: float) -> str:
+    value = scores.value(name, field, place) / scale
+    if not math.isfinite(value):
+        return "blow-up" if scores.data["nonfinite"].values[place] else "-"
+    half = (scores.value(f"{name}_high", field, place) - scores.value(f"{name}_low", field, place)) / 2 / scale
+    return f"{_number(value)} +- {_number(half)}" if math.isfinite(half) else _number(value)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def _unit(units: str) -> str:
+    return "" if units in ("", "1") else f" {units}"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+STANDARD_NAMES = frozenset(
+    {name for name, _, _ in COLUMNS} | {"mae_mean", "vrmse_mean", "crps_biased", "spread", "coverage_50"}
+)

@@ -1,0 +1,113 @@
+"""Extent, points, boundaries and quadrature of a grid; the axis convention of the package.
+
+Tensors have the axes `(*batch, time, channel, *space)`, an ensemble puts `member` in front. A `Grid` describes `*space`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Boundary = Literal["periodic", "wall", "open"]
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid.
+
+    Args:
+        name: Dimension name, as in the file (`x`, `latitude`).
+        coordinates: Strictly monotonic positions of the points, in `units`.
+        boundary: Kind at the lower and at the upper side; `periodic` on both sides or on neither.
+        units: Unit of the coordinates, `1` where the problem is dimensionless.
+        period: Length after which a periodic axis repeats; `None` on a bounded axis.
+        weights: Quadrature weights, any scale (cosine of latitude, Chebyshev weights); `None` means equal weights.
+
+    Raises: ValueError when periodicity and sides disagree, or lengths do.
+    """
+
+    name: str
+    coordinates: tuple[float, ...]
+    boundary: tuple[Boundary, Boundary] = ("periodic", "periodic")
+    units: str = "1"
+    period: float | None = None
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sides = [side == "periodic" for side in self.boundary]
+        if any(sides) != all(sides):
+            raise ValueError(f"Axis {self.name!r} is periodic on one side only: {self.boundary}.")
+        if all(sides) and self.period is None:
+            raise ValueError(f"The periodic axis {self.name!r} needs its period.")
+        if self.weights is not None and len(self.weights) != len(self.coordinates):
+            raise ValueError(
+                f"Axis {self.name!r} has {len(self.coordinates)} points but {len(self.weights)} weights."
+            )
+
+    @property
+    def size(self) -> int:
+        return len(self.coordinates)
+
+    @property
+    def periodic(self) -> bool:
+        return self.boundary[0] == "periodic"
+
+
+def periodic_axis(name: str, points: int, length: float, units: str = "1") -> Axis:
+    """Uniform periodic axis with the points `length * k / points`."""
+    coordinates = tuple(length * k / points for k in range(points))
+    return Axis(name, coordinates, period=length, units=units)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes of `*space`, in the order of the tensor's last dimensions."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        return tuple(axis.periodic for axis in self.axes)
+
+    @property
+    def num_points(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Negative tensor dimensions of space: (-1,) in 1-D, (-2, -1) in 2-D."""
+        return tuple(range(-len(self.axes), 0))
+
+    def weights(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Quadrature weights (*space), with mean one: a weighted mean is `(w * f).mean()`."""
+        product = np.ones(())
+        for axis in self.axes:
+            weights = np.ones(axis.size) if axis.weights is None else np.asarray(axis.weights)
+            product = np.multiply.outer(product, weights / weights.mean())
+        return torch.as_tensor(product, dtype=dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Grid:
+        def restore(value: Any) -> Any:
+            return tuple(value) if isinstance(value, list) else value
+
+        return cls(
+            tuple(Axis(**{key: restore(value) for key, value in axis.items()}) for axis in content["axes"])
+        )

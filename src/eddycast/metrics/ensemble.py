@@ -1,0 +1,182 @@
+"""Scores of an ensemble: CRPS, spread and skill, ranks, coverage, energy score.
+
+An ensemble is (member, *shape), its truth (*shape). Pointwise scores are left at the points: average them with
+`field.weighted_mean`. Scores over space take `weights` (*space), the trailing axes of `shape`; points of weight zero
+(land) take no part, whatever they hold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eddycast.metrics.field import mse, weighted_mean
+
+
+def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
+    """Continuous ranked probability score at each point, in the unit of the field.
+
+        CRPS = mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))
+
+    Args:
+        ensemble: Members x_i, (member, *shape).
+        truth: Verifying value y, (*shape).
+        fair: Unbiased in M, as above; otherwise M^2 divides the pairs, which punishes small ensembles. With
+            `fair=False` one member scores its absolute error.
+
+    Returns: score, (*shape), lower is better, NaN where a member or the truth is not finite; averaging is left to the
+        caller. The fair score of a small ensemble may be negative at a point; only its expectation is a CRPS.
+    Raises: ValueError for too few members or shapes that disagree.
+    Source: Ferro (2014), doi:10.1002/qj.2270. Cost O(M log M), by sorting.
+    """
+    members = _members(ensemble, truth, 2 if fair else 1, "The fair CRPS", "draw more, or pass fair=False")
+    rank = torch.arange(1, members + 1, dtype=ensemble.dtype, device=ensemble.device)
+    weight = (2 * rank - members - 1) / (members * max(members - 1 if fair else members, 1))
+    # Sorted relative to the truth: an offset (kelvin) would cost digits in the sum over pairs.
+    error = (ensemble - truth).sort(dim=0).values
+    return error.abs().mean(dim=0) - torch.tensordot(weight, error, dims=1)
+
+
+def corrected_variance(ensemble: Tensor) -> Tensor:
+    """Variance that matches the squared error of the mean of M exchangeable members, (member, *shape) -> (*shape).
+
+        (M + 1) / M * sum_i (x_i - mean)^2 / (M - 1)
+
+    The variance is already unbiased: (M + 1) / (M - 1) belongs to the biased one and must not be applied on top.
+    Raises: ValueError for one member, whose spread is unknown (not zero).
+    """
+    members = ensemble.shape[0]
+    if members < 2:
+        raise ValueError(f"A spread needs at least 2 members, got {members}: draw more, or score it as deterministic.")
+    return ensemble.var(dim=0, correction=1) * ((members + 1) / members)
+
+
+class SpreadSkill(NamedTuple):
+    """Spread and skill in units of the field, and spread / skill: 1 for a reliable ensemble of any size."""
+
+    spread: Tensor
+    skill: Tensor
+    ratio: Tensor
+
+
+def spread_skill(ensemble: Tensor, truth: Tensor, weights: Tensor, *, over: tuple[int, ...] = ()) -> SpreadSkill:
+    """Corrected spread against the RMSE of the ensemble mean; squares are averaged before the root.
+
+    Args:
+        ensemble: (member, *batch, *space).
+        truth: (*batch, *space).
+        weights: (*space).
+        over: Axes of *batch (cases, leads) over which squares are averaged as well; a mean of ratios is biased.
+
+    Returns: three tensors (*batch) without `over`. The ratio is infinite where only the skill is zero and NaN where
+        both are (nothing uncertain and nothing missed: it says nothing).
+    Raises: ValueError for one member or shapes that disagree.
+    """
+    _members(ensemble, truth, 2, "Spread", "draw more, or score it as deterministic")
+    squared_spread = weighted_mean(corrected_variance(ensemble), weights)
+    squared_skill = mse(ensemble.mean(dim=0), truth, weights)
+    if over:
+        squared_spread, squared_skill = squared_spread.mean(dim=over), squared_skill.mean(dim=over)
+    return SpreadSkill(squared_spread.sqrt(), squared_skill.sqrt(), (squared_spread / squared_skill).sqrt())
+
+
+def rank_histogram(
+    ensemble: Tensor, truth: Tensor, weights: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Frequency of the truth's rank among the members, pooled over space; flat for a reliable ensemble.
+
+    Args:
+        ensemble: (member, *batch, *space).
+        truth: (*batch, *space).
+        weights: (*space).
+        generator: Breaks ties at random. Without one each of the tied ranks receives an equal share, which is the
+            expectation of that and needs no seed.
+
+    Returns: (*batch, member + 1), sums to one. U-shaped: too little spread; dome: too much; slope: bias. Points
+        where a member or the truth is not finite are left out; NaN where none remains.
+    Raises: ValueError for shapes that disagree.
+    """
+    members = _members(ensemble, truth, 1, "A rank", "pass at least one")
+    space = weights.ndim
+    batch = truth.shape[: truth.ndim - space]
+    finite = torch.isfinite(truth) & torch.isfinite(ensemble).all(dim=0)
+    mass = torch.where(finite, weights.to(device=truth.device, dtype=torch.float64).expand(truth.shape), 0.0)
+    below = (ensemble < truth).sum(dim=0)
+    tied = (ensemble == truth).sum(dim=0)
+    below, tied, mass = (value.reshape(*batch, -1) for value in (below, tied, mass))
+    if generator is not None:
+        draw = torch.rand(tied.shape, generator=generator, dtype=torch.float64, device=truth.device)
+        below, tied = below + (draw * (tied + 1)).long().clamp(max=tied), torch.zeros_like(tied)
+    share = mass / (tied + 1)
+    steps = torch.zeros(*batch, members + 2, dtype=torch.float64, device=truth.device)
+    steps = steps.scatter_add(-1, below, share).scatter_add(-1, below + tied + 1, -share)
+    counts = steps.cumsum(dim=-1)[..., :-1].clamp(min=0)
+    return (counts / counts.sum(dim=-1, keepdim=True)).to(truth.dtype)
+
+
+def coverage(ensemble: Tensor, truth: Tensor, level: float) -> Tensor:
+    """Whether the truth lies in the ensemble's central interval: 1 or 0 at each point, mean `level` if reliable.
+
+    The ends are the quantiles (1 -+ level) / 2 at position p (M + 1) among the sorted members: then the expectation is
+    `level` whenever the positions are whole numbers, at any M, and close to it between.
+
+    Args:
+        ensemble: (member, *shape).
+        truth: (*shape).
+        level: In (0, (M - 1) / (M + 1)]: beyond, the members do not reach.
+
+    Returns: (*shape), NaN where a member or the truth is not finite.
+    Raises: ValueError for a level out of range or shapes that disagree.
+    """
+    members = _members(ensemble, truth, 2, "Coverage", "draw more")
+    highest = (members - 1) / (members + 1)
+    if not 0 < level <= highest + 1e-12:
+        raise ValueError(f"{members} members span central intervals up to {highest:.3f}, asked was {level}.")
+    ordered = ensemble.sort(dim=0).values
+    position = min(max((1 - level) / 2 * (members + 1), 1.0), members)
+    first = min(math.floor(position + 1e-9), members - 1)
+    part = max(position - first, 0.0)
+    low = ordered[first - 1] + part * (ordered[first] - ordered[first - 1])
+    high = ordered[members - first] + part * (ordered[members - first - 1] - ordered[members - first])
+    inside = ((truth >= low) & (truth <= high)).to(truth.dtype)
+    finite = torch.isfinite(truth) & torch.isfinite(ensemble).all(dim=0)
+    return torch.where(finite, inside, torch.full_like(inside, torch.nan))
+
+
+def energy_score(ensemble: Tensor, truth: Tensor, weights: Tensor, *, fair: bool = True) -> Tensor:
+    """CRPS of whole fields: absolute values become root mean squares over space; sees correlations between points.
+
+        ES = mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1)),  |x|^2 = <x^2> weighted over space
+
+    Args:
+        ensemble: (member, *batch, *space).
+        truth: (*batch, *space).
+        weights: (*space).
+        fair: As in `crps`.
+
+    Returns: (*batch), units of the field. Times the root of the number of points it is the Euclidean form.
+    Raises: ValueError for too few members or shapes that disagree.
+    Source: Gneiting & Raftery (2007), doi:10.1198/016214506000001437, eq. 22. Cost O(M^2).
+    """
+    members = _members(ensemble, truth, 2 if fair else 1, "The fair energy score", "draw more, or pass fair=False")
+    error = weighted_mean((ensemble - truth).square(), weights).sqrt().mean(dim=0)
+    pairs = torch.zeros_like(error)
+    for first in range(members - 1):
+        difference = ensemble[first + 1 :] - ensemble[first]
+        pairs = pairs + weighted_mean(difference.square(), weights).sqrt().sum(dim=0)
+    return error - pairs / (members * max(members - 1 if fair else members, 1))
+
+
+def _members(ensemble: Tensor, truth: Tensor, least: int, what: str, advice: str) -> int:
+    members = ensemble.shape[0]
+    if members < least:
+        raise ValueError(f"{what} needs at least {least} members, got {members}: {advice}.")
+    if ensemble.shape[1:] != truth.shape:
+        raise ValueError(
+            f"ensemble {tuple(ensemble.shape)} must be truth {tuple(truth.shape)} plus a leading member axis; "
+            "torch.movedim(ensemble, axis, 0) brings it there."
+        )
+    return members

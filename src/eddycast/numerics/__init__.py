@@ -1,0 +1,1 @@
+"""Tensor maths: spectral operators, time steppers, Lyapunov exponents."""

@@ -1,0 +1,57 @@
+"""Typed experiments by name.
+
+A recipe for another system is one file with `recipes()`, and one entry in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from eddycast.errors import InputError
+from eddycast.recipes import kuramoto_sivashinsky, own_data
+from eddycast.recipes.recipe import (
+    EvaluationSettings,
+    Recipe,
+    SimulationSettings,
+    SpaceSettings,
+    read_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    with_overrides,
+)
+from eddycast.recipes.run import Run, load_run, sample_states, train_recipe
+
+SOURCES = (kuramoto_sivashinsky, own_data)
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """Every recipe by name."""
+    return {recipe.name: recipe for source in SOURCES for recipe in source.recipes()}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises: InputError with near names when there is none."""
+    known = all_recipes()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else "`eddycast recipes` lists them."
+    raise InputError(f"There is no recipe {name!r}, nor a file of that name: {hint}")
+
+
+__all__ = [
+    "EvaluationSettings",
+    "Recipe",
+    "Run",
+    "SimulationSettings",
+    "SpaceSettings",
+    "all_recipes",
+    "get_recipe",
+    "load_run",
+    "read_recipe",
+    "recipe_from_dict",
+    "recipe_to_dict",
+    "sample_states",
+    "train_recipe",
+    "with_overrides",
+]

@@ -1,0 +1,157 @@
+"""A typed experiment: data, emulator, training, evaluation. Text becomes one here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field as Discriminated
+from pydantic import TypeAdapter, ValidationError
+
+from eddycast.emulators import FamilyConfig, RegressionConfig
+from eddycast.errors import InputError
+from eddycast.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Data that a recipe simulates when it is given none.
+
+    Args:
+        system: Key of `simulators.SYSTEMS`.
+        trajectories, steps: Size; trajectories are split 80 / 10 / 10 % into train, valid and test.
+        parameters: Fixed values, or pairs (low, high) drawn per trajectory.
+        grid: Points per axis; None for the system's own.
+        dt: Time between stored states; None for the system's own.
+        seed: Of the simulation.
+    """
+
+    system: str = "kuramoto-sivashinsky"
+    trajectories: int = 640
+    steps: int = 160
+    parameters: dict[str, float | tuple[float, float]] = field(default_factory=dict)
+    grid: tuple[int, ...] | None = None
+    dt: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """Normalisation: what the mean and the standard deviation depend on, see `data.statistics`."""
+
+    mean: Literal["auto", "field", "pixel", "cycle"] = "auto"
+    std: Literal["field", "pixel"] = "field"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a run is scored by default: lead times in steps, members, and what training looks at."""
+
+    steps: int = 100
+    members: int = 16
+    validation_cases: int = 32
+    validation_steps: int = 16
+    validation_members: int = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Args:
+        name: `<system>/<emulator>-<size>`.
+        description: One line.
+        simulation: Data to simulate when none are given; None where the user's own are needed.
+        emulator: Settings of the family.
+        space: Normalisation.
+        guard: Keep rollouts in the resolved band and with the conserved means of the training data.
+        training: Settings of the loop.
+        evaluation: Settings of scores.
+        published: Numbers to compare with, each with its source.
+    """
+
+    name: str
+    description: str
+    emulator: Annotated[FamilyConfig, Discriminated(discriminator="kind")] = field(default_factory=RegressionConfig)
+    simulation: SimulationSettings | None = None
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    guard: bool = True
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    published: dict[str, str] = field(default_factory=dict)
+
+
+ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain values, ready for JSON and YAML; `recipe_from_dict` is the inverse."""
+    return ADAPTER.dump_python(recipe, mode="json")
+
+
+def recipe_from_dict(content: Any, where: str) -> Recipe:
+    """Check and build. Raises: InputError that names the key, what was expected and what came."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where}: expected a mapping of settings, got {type(content).__name__}.")
+    try:
+        recipe = ADAPTER.validate_python(dict(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}.") from error
+    unknown = _unknown_keys(content, recipe_to_dict(recipe))
+    if unknown:
+        key, known = unknown[0]
+        raise InputError(f"{where}: unknown setting {key!r}; known there: {', '.join(known)}.")
+    return recipe
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with settings such as {"training.steps": "500"} replaced; text is read as YAML.
+
+    Raises: InputError for a setting that does not exist or a value that does not fit.
+    """
+    content = recipe_to_dict(recipe)
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        target = content
+        for depth, part in enumerate(parents):
+            if target.get(part) is None and part == "simulation":
+                target[part] = asdict(SimulationSettings())
+            if not isinstance(target.get(part), dict):
+                known = ", ".join(target)
+                raise InputError(f"--set {path}: there is no {'.'.join(parents[: depth + 1])!r}; known there: {known}.")
+            target = target[part]
+        if last not in target and path.split(".")[-2:-1] != ["parameters"]:
+            raise InputError(f"--set {path}: there is no {last!r}; known there: {', '.join(target)}.")
+        target[last] = yaml.safe_load(value) if isinstance(value, str) else value
+    return recipe_from_dict(content, "--set")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a YAML or JSON file. Raises: InputError when it cannot be read or does not fit."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{path} is neither YAML nor JSON: {line}.") from error
+    if isinstance(content, dict):
+        content = {"name": path.stem, "description": f"Settings of {path.name}.", **content}
+    return recipe_from_dict(content, str(path))
+
+
+def _unknown_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> list[tuple[str, list[str]]]:
+    """Keys of `given` that are not in `known`, with those that are, at any depth."""
+    found = []
+    for key, value in given.items():
+        name = f"{path}{key}"
+        if key not in known:
+            found.append((name, list(known)))
+        elif isinstance(value, Mapping) and isinstance(known[key], Mapping) and key not in ("parameters", "published"):
+            found += _unknown_keys(value, known[key], f"{name}.")
+    return found

@@ -1,0 +1,358 @@
+"""From a recipe and data to a run directory, and back to an emulator."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eddycast import metrics
+from eddycast.conditions import Conditions
+from eddycast.data import Dataset, Field, Normalisation, WindowBatches, statistics
+from eddycast.emulators import Emulator, ModelShape, SpectralGuard, Trainable, build_model
+from eddycast.errors import InputError
+from eddycast.files import read_json, write_json
+from eddycast.grid import Grid
+from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from eddycast.training import (
+    SCHEMA_VERSION,
+    Position,
+    RunDirectory,
+    Training,
+    TrainingObserver,
+    read_tensors,
+    write_tensors,
+)
+
+SAMPLE_WINDOWS = 512
+"""Windows on which scales, bands and conserved means are measured."""
+CLIMATOLOGY_BYTES = 2**18
+"""Size of the training states that a run keeps as a background for filters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run directory holds.
+
+    Args:
+        name: As the user called it.
+        recipe: As it was trained.
+        emulator: Ready to forecast.
+        data: Fields, grid, dt, parameters and clock of the training data, as in `data_summary`.
+        provenance: Version, seed, hardware, cost.
+        path: The directory.
+    """
+
+    name: str
+    recipe: Recipe
+    emulator: Emulator
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+    path: Path
+
+    def fingerprint(self) -> str:
+        """First digits of the SHA-256 of the weights: tells runs apart whatever they are called."""
+        return hashlib.sha256(RunDirectory(self.path).component("model").read_bytes()).hexdigest()[:12]
+
+    def climatology(self) -> Tensor:
+        """Training states kept with the run, physical, (state, channel, *space); a background for filters."""
+        return read_tensors(RunDirectory(self.path).component("climatology"))[0]["states"]
+
+    def static_fields(self) -> Tensor | None:
+        """Static fields of the training data, (static, *space), or None."""
+        path = RunDirectory(self.path).component("static")
+        return read_tensors(path)[0]["static"] if path.is_file() else None
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises: InputError when the run was not trained on data such as these."""
+        check_compatible(self.data, dataset, self.name)
+
+
+def data_summary(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of its data: enough to refuse others and to label what it makes."""
+    return {
+        "fields": [asdict(field) for field in dataset.fields],
+        "grid": dataset.grid.to_dict(),
+        "dt": dataset.dt,
+        "time_units": dataset.time_units,
+        "cycle": dataset.cycle,
+        "parameter_names": list(dataset.parameter_names),
+        "attributes": {key: value for key, value in dataset.attributes.items() if _plain(value)},
+    }
+
+
+def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> None:
+    """Raises: InputError, in one line, for data whose fields, dimension, boundaries, time step or parameters differ."""
+    fields = [Field(**field).name for field in summary["fields"]]
+    if list(dataset.field_names) != fields:
+        raise InputError(
+            f"{name} was trained on the fields {', '.join(fields)}; the data have {', '.join(dataset.field_names)}: "
+            "give data of the same fields, or train on these."
+        )
+    grid = Grid.from_dict(summary["grid"])
+    if len(grid.axes) != len(dataset.grid.axes):
+        raise InputError(
+            f"{name} was trained in {len(grid.axes)}-D ({' x '.join(grid.names)}); the data are "
+            f"{len(dataset.grid.axes)}-D ({' x '.join(dataset.grid.names)}): train on these."
+        )
+    if grid.periodic != dataset.grid.periodic:
+        raise InputError(
+            f"{name} was trained with periodic axes {grid.periodic}; the data have {dataset.grid.periodic}: train on these."
+        )
+    if grid.shape != dataset.grid.shape:
+        raise InputError(
+            f"{name} was trained on {' x '.join(map(str, grid.shape))} points; the data have "
+            f"{' x '.join(map(str, dataset.grid.shape))}: regrid them, or train on these."
+        )
+    if abs(dataset.dt - summary["dt"]) > 1e-4 * summary["dt"]:
+        raise InputError(
+            f"{name} was trained with a time step of {summary['dt']:g} {summary['time_units']}; the data have {dataset.dt:g} "
+            f"{dataset.time_units}: give data with the same step."
+        )
+    if list(dataset.parameter_names) != summary["parameter_names"]:
+        raise InputError(
+            f"{name} was trained with the parameters {summary['parameter_names']}; the data have "
+            f"{list(dataset.parameter_names)}."
+        )
+
+
+def train_recipe(
+    recipe: Recipe,
+    dataset: Dataset,
+    directory: Path,
+    *,
+    stage: str | None = None,
+    init: Path | None = None,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    observer: TrainingObserver | None = None,
+) -> Position:
+    """Train what a recipe says on a data set and leave a run directory.
+
+    Args:
+        stage: Only this stage, from the weights that are in the directory (or in `init`).
+        init: Run whose weights are the start.
+        resume: Go on from the last checkpoint in the directory.
+
+    Raises: InputError for a stage that does not exist, weights that do not fit, or nothing to resume.
+    """
+    files = RunDirectory(directory)
+    if files.config.exists() and not resume and stage is None:
+        raise InputError(f"{directory} already holds a run: pass --resume to go on with it, or choose another --out.")
+    shape = model_shape(dataset, recipe)
+    model = seeded_model(recipe, shape).to(device)
+    assert isinstance(model, Trainable), "families of recipes are trained"
+    stages = model.stages()
+    frames = max(each.frames for each in stages)
+    space = statistics(dataset, "train", mean=recipe.space.mean, std=recipe.space.std)
+    sample = sample_windows(dataset, space, frames)
+    model.prepare(sample.to(device))  # type: ignore[operator]
+    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if recipe.guard and space.mean[0].numel() == 1 else None
+    if stage is not None:
+        names = [each.name for each in stages]
+        if stage not in names:
+            raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(names)}.")
+        stages = tuple(each for each in stages if each.name == stage)
+    start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
+    if start is not None:
+        load_weights(model, RunDirectory(start))
+    emulator = Emulator(model, space, guard)  # type: ignore[arg-type]
+    summary = data_summary(dataset)
+    write_components(files, emulator, space, guard)
+    write_context(files, dataset)
+    provenance = describe_hardware(device) | {"trained": False}
+    write_config(files, recipe, summary, shape, provenance)
+    training = Training(
+        model=model,
+        space=space,
+        data=dataset,
+        stages=stages,
+        settings=recipe.training,
+        directory=files,
+        validate=validation(emulator, dataset, space, recipe),
+    )
+    if observer is not None:
+        training.observer = observer
+    position = training.run(resume=resume)
+    model.eval()
+    write_components(files, emulator, space, guard)
+    cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
+    write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
+    return position
+
+
+def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
+    """An emulator from its run directory, which needs nothing else.
+
+    Raises: InputError when it is no run, was made by a later version, or has not finished training.
+    """
+    files = RunDirectory(path)
+    if not files.config.is_file():
+        raise InputError(f"{name} is not a run: expected {files.config.name} in it; `eddycast train` makes one.")
+    config = read_json(files.config)
+    if config.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{name} has schema version {config.get('schema_version')}, this eddycast reads {SCHEMA_VERSION}: "
+            f"use eddycast {config.get('eddycast_version', 'of its time')}."
+        )
+    if not config["provenance"]["trained"]:
+        raise InputError(f"{name} has not finished training: go on with `eddycast train ... --out {path} --resume`.")
+    recipe = recipe_from_dict(config["recipe"], str(files.config))
+    shape = ModelShape(**{key: tuple(v) if isinstance(v, list) else v for key, v in config["shape"].items()})
+    model = build_model(recipe.emulator, shape)
+    load_weights(model, files)
+    tensors, _ = read_tensors(files.component("space"))
+    space = Normalisation.from_tensors(tensors, read_json(files.normalization))
+    guard = None
+    if files.component("guard").is_file():
+        guard = SpectralGuard.from_tensors(read_tensors(files.component("guard"))[0])
+    model = model.to(device).eval().requires_grad_(False)
+    emulator = Emulator(model, space.to(device), guard)  # type: ignore[arg-type]
+    return Run(name, recipe, emulator, config["data"], config["provenance"], path)
+
+
+def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
+    """What the model must know of the data."""
+    train = sorted({segment.trajectory for segment in dataset.segments("train")})
+    parameters = torch.stack([dataset.parameters(number) for number in train]).double()
+    std = parameters.std(dim=0, correction=0)
+    static = 0 if dataset.static is None else len(dataset.static)
+    return ModelShape(
+        channels=len(dataset.fields),
+        periodic=dataset.grid.periodic,
+        parameter_mean=tuple(parameters.mean(dim=0).tolist()),
+        parameter_std=tuple(torch.where(std > 1e-6 * parameters.abs().amax(dim=0), std, 1.0).tolist()),
+        cyclic=dataset.cycle is not None,
+        static=static + (dataset.valid is not None),
+    )
+
+
+def seeded_model(recipe: Recipe, shape: ModelShape) -> nn.Module:
+    """The untrained model; its weights depend on the seed of the training settings alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.training.seed)
+        return build_model(recipe.emulator, shape)
+
+
+def sample_windows(dataset: Dataset, space: Normalisation, frames: int) -> Tensor:
+    """Windows of training data in model space, (window, time, channel, *space), as many as there are up to a limit."""
+    count = min(SAMPLE_WINDOWS, len(dataset.windows("train", frames)))
+    batches = WindowBatches(dataset, "train", frames, batch_size=count, seed=0)
+    state, conditions = batches.batch(0)
+    return space.encode(state, conditions, torch.arange(frames, dtype=torch.float64))
+
+
+def training_states(dataset: Dataset, count: int) -> tuple[Tensor, Conditions]:
+    """States spread evenly over the training split, physical, (state, 1, channel, *space), and their conditions."""
+    starts = dataset.windows("train", 1)
+    chosen = starts[np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))]
+    states = torch.stack([dataset.read(one, at, at + 1) for one, at in chosen.tolist()])
+    return states, dataset.conditions(chosen[:, 0].tolist(), chosen[:, 1].tolist())
+
+
+def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[Tensor, Tensor | None]:
+    """The same in model space, (state, channel, *space), and their phases of the cycle (state,), if there is one."""
+    states, conditions = training_states(dataset, count)
+    lead = torch.zeros(1, dtype=torch.float64)
+    phase = conditions.phase(lead)
+    return space.encode(states, conditions, lead)[:, 0], None if phase is None else phase[:, 0]
+
+
+def validation(emulator: Emulator, dataset: Dataset, space: Normalisation, recipe: Recipe) -> Callable[[], float] | None:
+    """Mean CRPS of short forecasts of the valid split in standard deviations; None where it is too short for one."""
+    settings = recipe.evaluation
+    segments = [part for part in dataset.splits.get("valid", ()) if len(part) > emulator.context]
+    if not segments:
+        return None
+    steps = min(settings.validation_steps, max(len(part) for part in segments) - emulator.context)
+    starts = dataset.windows("valid", emulator.context + steps)
+    every = max(1, len(starts) // settings.validation_cases)
+    chosen = starts[::every][: settings.validation_cases]
+    states = torch.stack([dataset.read(one, at, at + emulator.context + steps) for one, at in chosen.tolist()])
+    context, truth = states[:, : emulator.context], states[:, emulator.context :]
+    conditions = dataset.conditions(chosen[:, 0].tolist(), (chosen[:, 1] + emulator.context - 1).tolist())
+    leads = torch.arange(1, steps + 1)
+    std = space.std.clamp_min(1e-12)
+
+    def score() -> float:
+        members = settings.validation_members
+        ensemble = emulator.forecast(context, conditions, leads, members=members, seed=0)
+        values = metrics.crps(ensemble, truth, fair=members > 1) / std
+        return values[torch.isfinite(values)].mean().item()
+
+    return score
+
+
+def load_weights(model: nn.Module, files: RunDirectory) -> None:
+    """Raises: InputError when the weights of a run do not fit the model."""
+    tensors, _ = read_tensors(files.component("model"))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"The weights in {files.path} are of another model: {reason}") from error
+
+
+def write_components(
+    files: RunDirectory, emulator: Emulator, space: Normalisation, guard: SpectralGuard | None
+) -> None:
+    assert isinstance(emulator.model, nn.Module)
+    write_tensors(files.component("model"), emulator.model.state_dict())
+    write_tensors(files.component("space"), space.to_tensors())
+    write_json(files.normalization, space.summary())
+    if guard is not None:
+        write_tensors(files.component("guard"), guard.to_tensors())
+
+
+def write_context(files: RunDirectory, dataset: Dataset) -> None:
+    """Keep what assimilation needs when the data are not at hand: some states of the training split, and static fields."""
+    count = max(32, CLIMATOLOGY_BYTES // (4 * math.prod(dataset.state_shape)))
+    states, _ = training_states(dataset, count)
+    write_tensors(files.component("climatology"), {"states": states[:, 0]})
+    if dataset.static is not None:
+        write_tensors(files.component("static"), {"static": dataset.static})
+
+
+def write_config(
+    files: RunDirectory, recipe: Recipe, summary: dict[str, Any], shape: ModelShape, provenance: dict[str, Any]
+) -> None:
+    from eddycast import __version__
+
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "eddycast_version": __version__,
+        "recipe": recipe_to_dict(recipe),
+        "data": summary,
+        "shape": asdict(shape),
+        "provenance": provenance,
+    }
+    write_json(files.config, content)
+
+
+def describe_hardware(device: torch.device | str) -> dict[str, Any]:
+    """Machine, device, threads and versions, for provenance."""
+    kind = torch.device(device).type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": kind,
+        "hardware": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) or (
+        isinstance(value, (dict, list, tuple)) and all(map(_plain, value.values() if isinstance(value, dict) else value))
+    )

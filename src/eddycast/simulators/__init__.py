@@ -1,0 +1,50 @@
+"""Simulated systems.
+
+To add one: a file with a `System` (see `protocols.py`; `kuramoto_sivashinsky.py` is an example) and a line in
+`SYSTEMS`. Its tests go to `tests/simulators/`; those of `test_simulate.py` that hold for every system find it through
+`SYSTEMS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from eddycast.errors import InputError
+from eddycast.simulators.integrate import integrate, uniform_times
+from eddycast.simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, System, SystemInfo, inner_steps
+from eddycast.simulators.simulate import Simulation, simulate
+
+SYSTEMS: dict[str, System] = {
+    "kuramoto-sivashinsky": KuramotoSivashinsky(),
+}
+
+
+def get_system(name: str) -> System:
+    """The system of that name; case, `_` and `-` do not matter.
+
+    Raises: InputError for an unknown name, with the nearest known ones.
+    """
+    key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    if key in SYSTEMS:
+        return SYSTEMS[key]
+    near = difflib.get_close_matches(key, SYSTEMS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(SYSTEMS)}."
+    raise InputError(f"There is no system {name!r}: {hint}")
+
+
+__all__ = [
+    "SYSTEMS",
+    "FieldInfo",
+    "Flow",
+    "KuramotoSivashinsky",
+    "ParameterInfo",
+    "Simulation",
+    "System",
+    "SystemInfo",
+    "get_system",
+    "inner_steps",
+    "integrate",
+    "simulate",
+    "uniform_times",
+]

@@ -1,0 +1,143 @@
+"""What every simulated system looks like: a description, a grid, initial states and a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from eddycast.errors import InputError
+from eddycast.grid import Grid
+from eddycast.noise import MemberNoise
+
+Flow = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One channel of a state; `vector` names the vector of which it is a component, if any."""
+
+    name: str
+    units: str = "1"
+    long_name: str = ""
+    standard_name: str = ""
+    vector: str = ""
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One scalar parameter: `default` inside the closed range [low, high] in which the solver is meant to work."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    units: str = "1"
+    long_name: str = ""
+
+
+@dataclass(frozen=True)
+class SystemInfo:
+    """Everything about a system that is not mathematics.
+
+    Args:
+        name: Name on the command line, lower case with hyphens.
+        description: One line.
+        equation: The equation as text.
+        fields: One entry per channel.
+        parameters: One entry per column of `parameters` (*batch, P), in this order.
+        shape: Default number of points of each axis.
+        dt: Default time between stored states.
+        inner_dt: Default largest inner step of the solver.
+        spin_up: Time after which the initial state is forgotten.
+        time_units: Unit of all times, `1` where the problem is dimensionless.
+        scheme: Numerical scheme in one line, for the provenance of the data.
+    """
+
+    name: str
+    description: str
+    equation: str
+    fields: tuple[FieldInfo, ...]
+    parameters: tuple[ParameterInfo, ...]
+    shape: tuple[int, ...]
+    dt: float
+    inner_dt: float
+    spin_up: float
+    time_units: str = "1"
+    scheme: str = ""
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def default_parameters(self) -> Tensor:
+        """Defaults of all parameters, (P,), float64."""
+        return torch.tensor([parameter.default for parameter in self.parameters], dtype=torch.float64)
+
+
+class System(Protocol):
+    """A PDE that we can simulate; `simulators/__init__.py` says how to add one."""
+
+    info: ClassVar[SystemInfo]
+
+    def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
+        """Grid with `shape` points (default: that of `info`) for these parameters (*batch, P) (default: the defaults).
+
+        Where the extent differs between batch entries the coordinates are relative to it (period 1).
+        Raises: InputError for a shape or an extent that the solver cannot treat.
+        """
+        ...
+
+    def initial(
+        self,
+        parameters: Tensor,
+        grid: Grid,
+        noise: MemberNoise,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Random states from which to spin up, (*batch, channel, *space), for `parameters` (*batch, P).
+
+        `noise` has that batch; all randomness comes from it.
+        """
+        ...
+
+    def flow(
+        self,
+        parameters: Tensor,
+        grid: Grid,
+        duration: float,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        inner_dt: float | None = None,
+    ) -> Flow:
+        """The map of states (*batch, channel, *space) over `duration`, by equal inner steps of at most `inner_dt`.
+
+        `parameters` is (*batch, P) or (P,). Whatever does not depend on the state is computed here, once, so that the
+        map can be applied again and again; it is pure and differentiable.
+        """
+        ...
+
+    def lyapunov_exponent(self, parameters: Tensor) -> Tensor:
+        """Leading Lyapunov exponent where it is known, NaN elsewhere, for parameters (*batch, P): shape (*batch)."""
+        ...
+
+    def chaotic(self, parameters: Tensor) -> Tensor:
+        """True where runs are known, or can be expected, to be chaotic, for parameters (*batch, P): bool (*batch)."""
+        ...
+
+
+def inner_steps(duration: float, inner_dt: float) -> int:
+    """Number of equal steps of at most `inner_dt` that make up `duration` (to rounding).
+
+    Raises: InputError for a step that is not positive.
+    """
+    if not inner_dt > 0:
+        raise InputError(f"The inner step must be positive, got {inner_dt:g}: leave it out for the system's default.")
+    steps = duration / inner_dt
+    return max(1, int(-(-(steps * (1 - 1e-9)) // 1)))

@@ -1,0 +1,212 @@
+"""Many trajectories of a system, from seeded random starts through the spin-up to stored states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eddycast.errors import InputError
+from eddycast.grid import Grid
+from eddycast.noise import MemberNoise
+from eddycast.simulators.integrate import integrate, uniform_times
+from eddycast.simulators.protocols import FieldInfo, System, inner_steps
+
+ROW_BLOCK = 8
+SPIN_UP_PIECE = 10.0  # a spin-up is integrated in pieces of about so many outputs, to report progress
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Trajectories and all that is known about them.
+
+    Args:
+        states: (trajectory, time, channel, *space); the first state is that at the end of the spin-up.
+        parameters: Parameters of each trajectory, (trajectory, P), float64.
+        grid: Grid of the states.
+        dt: Time between stored states, in `time_units`.
+        fields: One entry per channel.
+        parameter_names: One per column of `parameters`.
+        time_units: Unit of time, `1` where the problem is dimensionless.
+        attributes: Provenance and known properties (system, equation, scheme, seed, steps, Lyapunov time), plain
+            values.
+    """
+
+    states: Tensor
+    parameters: Tensor
+    grid: Grid
+    dt: float
+    fields: tuple[FieldInfo, ...]
+    parameter_names: tuple[str, ...]
+    time_units: str
+    attributes: dict[str, Any]
+
+
+def draw_parameters(system: System, values: Mapping[str, float | tuple[float, float]], noise: MemberNoise) -> Tensor:
+    """Parameters of each trajectory, (trajectory, P), float64.
+
+    Args:
+        system: Whose parameters.
+        values: A number holds for all trajectories, a pair (low, high) is drawn uniformly for each; what is not named
+            has its default.
+        noise: Addresses of the trajectories, (trajectory,).
+
+    Raises: InputError for an unknown name, a value outside the system's range, or low > high.
+    """
+    info = system.info
+    for name in values:
+        if name not in info.parameter_names:
+            raise InputError(
+                f"{info.name} has no parameter {name!r}: it has {', '.join(info.parameter_names) or 'none'}."
+            )
+    uniform = noise.uniform((len(info.parameters),), key=(0, 0, "parameters"), dtype=torch.float64)
+    columns = []
+    for column, parameter in enumerate(info.parameters):
+        value = values.get(parameter.name, parameter.default)
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if not parameter.low <= low <= high <= parameter.high:
+            raise InputError(
+                f"{parameter.name} must lie within {parameter.low:g} to {parameter.high:g} with low <= high; "
+                f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple) else ".")
+            )
+        columns.append(low + (high - low) * uniform[:, column])
+    return torch.stack(columns, dim=-1) if columns else uniform
+
+
+def simulate(
+    system: System,
+    *,
+    trajectories: int,
+    steps: int,
+    parameters: Mapping[str, float | tuple[float, float]] | None = None,
+    grid_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    spin_up: float | None = None,
+    dt: float | None = None,
+    inner_dt: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    chunk: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> Simulation:
+    """Simulate `trajectories` independent runs of `steps` stored states each.
+
+    Everything random about a trajectory depends on (seed, its number) alone: the first 8 of 64 are those of a run of
+    8 (to rounding by design, and bit by bit on a CPU with torch's MKL build, where this is tested). No gradients; see
+    `integrate` for those.
+
+    Args:
+        system: From `get_system`.
+        trajectories: Number of runs, >= 1.
+        steps: Stored states per run, >= 1, the first at the end of the spin-up, then every `dt`.
+        parameters: Fixed values or ranges, see `draw_parameters`.
+        grid_shape: Points of each axis; default the system's.
+        seed: Non-negative.
+        spin_up: Time integrated before the first stored state, >= 0; default the system's.
+        dt: Time between stored states; default the system's.
+        inner_dt: Largest inner step of the solver; default the system's.
+        dtype: Of the arithmetic and of the states, float32 or float64.
+        device: Of the arithmetic and of the states.
+        chunk: Trajectories integrated together; bounds the memory beside the result, 256 suits a CPU's cache.
+        progress: Called with (done, total), in states computed, spin-up included.
+
+    Raises: InputError, in one line, for input that makes no sense, and for steps so long that a trajectory blows up.
+    """
+    info = system.info
+    dt = info.dt if dt is None else dt
+    spin_up = info.spin_up if spin_up is None else spin_up
+    inner_dt = info.inner_dt if inner_dt is None else inner_dt
+    for name, value in (("trajectories", trajectories), ("steps", steps), ("chunk", chunk)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}.")
+    if seed < 0:
+        raise InputError(f"seed must not be negative, got {seed}.")
+    for name, value in (("dt", dt), ("inner_dt", inner_dt)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{name} must be positive, got {value:g}.")
+    if not 0 <= spin_up < float("inf"):
+        raise InputError(f"spin_up must be zero or positive, got {spin_up:g}.")
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"dtype must be float32 or float64, got {dtype}.")
+
+    numbers = torch.arange(trajectories)
+    noise = MemberNoise(seed, numbers, torch.zeros_like(numbers))
+    values = draw_parameters(system, parameters or {}, noise)
+    grid = system.grid(grid_shape, values)
+    states = torch.empty((trajectories, steps, len(info.fields), *grid.shape), dtype=dtype, device=device)
+    pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
+    spin_up_steps = round(spin_up / dt)
+    total, before = trajectories * (spin_up_steps + steps), 0
+
+    for start in range(0, trajectories, chunk):
+        part = slice(start, min(start + chunk, trajectories))
+        size = part.stop - part.start
+        # Filled up to a multiple of ROW_BLOCK: FFT libraries treat the rows of small batches with another kernel.
+        rows = torch.arange(start, start + ROW_BLOCK * math.ceil(size / ROW_BLOCK)).clamp(max=trajectories - 1)
+
+        def report(fraction: float, offset: int, length: int, size: int = size, before: int = before) -> None:
+            if progress is not None:
+                progress(before + size * (offset + round(fraction * length)), total)
+
+        with torch.no_grad():
+            state = system.initial(values[rows], grid, noise.select(rows), dtype=dtype, device=device)
+            if pieces:
+                warm = system.flow(values[rows], grid, spin_up / pieces, dtype=dtype, device=device, inner_dt=inner_dt)
+                for piece in range(pieces):
+                    state = warm(state)
+                    report((piece + 1) / pieces, 0, spin_up_steps)
+            result = integrate(
+                system, state, values[rows], grid, uniform_times(dt, steps, start=0), inner_dt=inner_dt,
+                observer=lambda done, report=report: report(done / steps, spin_up_steps, steps),
+            )  # fmt: skip
+        states[part] = result[:size]
+        finite = states[part].isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            first = start + int((~finite).nonzero()[0])
+            raise InputError(
+                f"{info.name}: trajectory {first} is no longer finite; take inner_dt below {inner_dt:g} or more points."
+            )
+        before += size * (spin_up_steps + steps)
+
+    return Simulation(
+        states=states,
+        parameters=values,
+        grid=grid,
+        dt=dt,
+        fields=info.fields,
+        parameter_names=info.parameter_names,
+        time_units=info.time_units,
+        attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype),
+    )
+
+
+def _attributes(
+    system: System, values: Tensor, seed: int, spin_up: float, inner_step: float, dtype: torch.dtype
+) -> dict[str, Any]:
+    info = system.info
+    attributes: dict[str, Any] = {
+        "system": info.name,
+        "title": info.description,
+        "equation": info.equation,
+        "source": f"eddycast simulator, {info.scheme}",
+        "inner_step": inner_step,
+        "spin_up": spin_up,
+        "seed": seed,
+        "precision": str(dtype).removeprefix("torch."),
+        "parameter_units": {parameter.name: parameter.units for parameter in info.parameters},
+    }
+    exponents = system.lyapunov_exponent(values)
+    known = exponents[exponents.isfinite()]
+    if len(known) == len(exponents) and known.min() > 0:
+        attributes["lyapunov_time"] = 1.0 / known.mean().item()
+    chaotic = system.chaotic(values)
+    attributes["chaotic"] = bool(chaotic.all())
+    if not chaotic.all():
+        attributes["warning"] = (
+            f"{int((~chaotic).sum())} of {len(values)} trajectories have parameters without lasting chaos."
+        )
+    return attributes

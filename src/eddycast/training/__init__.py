@@ -1,0 +1,20 @@
+"""One short loop for every family, with exact resume."""
+
+from eddycast.training.checkpoint import Position
+from eddycast.training.files import SCHEMA_VERSION, RunDirectory, read_tensors, write_tensors
+from eddycast.training.loop import Training
+from eddycast.training.progress import ProgressBar, SilentObserver, TrainingObserver
+from eddycast.training.settings import TrainingSettings
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Position",
+    "ProgressBar",
+    "RunDirectory",
+    "SilentObserver",
+    "Training",
+    "TrainingObserver",
+    "TrainingSettings",
+    "read_tensors",
+    "write_tensors",
+]

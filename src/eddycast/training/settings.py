@@ -1,0 +1,42 @@
+"""How a model is trained, whatever the family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of the one training loop.
+
+    Args:
+        steps: Optimiser steps in all, divided among the stages by their shares; with `minutes` the steps follow from the clock.
+        minutes: Wall-clock budget in all; None to count steps. The number of steps is fixed after timing the first ones, so that a
+            resumed run is exact.
+        batch_size: Windows per step.
+        optimiser: `muon` (orthogonalised momentum for matrices, AdamW for the rest) or `adamw`.
+        learning_rate: Peak, after `warmup` steps; a cosine takes it to 0 at the end of each stage.
+        weight_decay: Decoupled.
+        warmup: Steps of linear rise at the start of each stage.
+        clip: Largest norm of the gradient.
+        average: Decay of the exponential moving average of the weights, which is what is kept; None keeps the last weights.
+        validations: Times that a stage is validated, the end included.
+        checkpoint_seconds: Least time between checkpoints.
+        workers: Processes that read data which do not fit in memory.
+        seed: Of the initial weights, the order of the data and the training noise.
+    """
+
+    steps: int = 2000
+    minutes: float | None = None
+    batch_size: int = 64
+    optimiser: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 4e-3
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    clip: float = 1.0
+    average: float | None = 0.99
+    validations: int = 6
+    checkpoint_seconds: float = 20.0
+    workers: int = 0
+    seed: int = 0
