@@ -46,5 +46,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: expected a file of a run directory.") from error
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}; check the path and its permissions.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not JSON ({error}): was it edited or cut short?") from error

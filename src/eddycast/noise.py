@@ -78,14 +78,16 @@ class MemberNoise:
         uniform: bool,
     ) -> Tensor:
         window, step, site = key
-        counter = [0, window, step, zlib.crc32(site.encode())]
+        counter = np.array([0, window, step, zlib.crc32(site.encode())], dtype=np.uint64)
         cases, members = self.cases.reshape(-1).tolist(), self.members.reshape(-1).tolist()
         numbers = np.empty((len(cases), *shape), dtype=np.float32)
         for row, (case, member) in enumerate(zip(cases, members, strict=True)):
-            bits = np.random.Philox(counter=counter, key=[self.seed, case << 32 | member])
+            # uint64 from the start: a list of numbers beyond 2**63 would pass through float64 and lose the last digits.
+            key_words = np.array([self.seed, case << 32 | member], dtype=np.uint64)
+            bits = np.random.Philox(counter=counter, key=key_words)
             generator = np.random.Generator(bits)
             if uniform:
-                generator.random(dtype=np.float32, out=numbers[row])
+                generator.random(dtype=np.float32, out=numbers[row, ...])
             else:
-                generator.standard_normal(dtype=np.float32, out=numbers[row])
+                generator.standard_normal(dtype=np.float32, out=numbers[row, ...])
         return torch.from_numpy(numbers).reshape(*self.cases.shape, *shape).to(device=device, dtype=dtype)

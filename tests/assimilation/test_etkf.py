@@ -1,4 +1,4 @@
-"""The ensemble transform Kalman filter and smoother against the Kalman filter and the RTS smoother, and on Lorenz 63."""
+"""The ensemble transform Kalman filter and smoother: against Kalman and RTS, and on Lorenz 63."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ class LinearModel:
     def __init__(self, context=1, noise_std=0.0):
         self.context, self.noise_std = context, noise_std
         rotation = torch.linalg.matrix_exp(
-            torch.tensor([[0.0, 0.9, 0, 0, 0], [-0.9, 0, 0.3, 0, 0], [0, -0.3, 0, 0.5, 0], [0, 0, -0.5, 0, 1], [0.0, 0, 0, -1, 0]])
+            torch.tensor(
+                [
+                    [0.0, 0.9, 0, 0, 0],
+                    [-0.9, 0, 0.3, 0, 0],
+                    [0, -0.3, 0, 0.5, 0],
+                    [0, 0, -0.5, 0, 1],
+                    [0.0, 0, 0, -1, 0],
+                ]
+            )
         )
         self.matrix = (0.98 * rotation).double()
 
@@ -81,7 +89,11 @@ def kalman_and_rts(obs, case, matrix, mean, cov, noise_cov, last):
         seen = obs.mask[case, k, 0]
         h = torch.eye(POINTS, dtype=torch.float64)[seen]
         if len(h):
-            gain = cov @ h.T @ torch.linalg.inv(h @ cov @ h.T + obs.noise_std[0] ** 2 * torch.eye(len(h), dtype=torch.float64))
+            gain = (
+                cov
+                @ h.T
+                @ torch.linalg.inv(h @ cov @ h.T + obs.noise_std[0] ** 2 * torch.eye(len(h), dtype=torch.float64))
+            )
             mean = mean + gain @ (obs.values[case, k, 0][seen] - h @ mean)
             cov = cov - gain @ h @ cov
         filtered.append((mean, cov))
@@ -283,7 +295,7 @@ def test_divergence_is_told():
             return super().advance(*args, **settings) / 0.0
 
     obs = observations()
-    with pytest.raises(InputError, match="trajectory 0 is no longer finite at frame 1 .*divergence"):
+    with pytest.raises(InputError, match=r"trajectory 0 is no longer finite at frame 1 .*divergence"):
         assimilate("etkf", Exploding(), obs, obs.conditions(), members=8, seed=0, background=background(8))
 
 

@@ -80,7 +80,10 @@ def posterior(cov, base, values, std):
 
 
 def exact(obs):
-    mean, variance = torch.empty(obs.values.shape, dtype=torch.float64), torch.empty(obs.values.shape, dtype=torch.float64)
+    mean, variance = (
+        torch.empty(obs.values.shape, dtype=torch.float64),
+        torch.empty(obs.values.shape, dtype=torch.float64),
+    )
     cov = STD**2 * time_covariance(obs.num_times)
     base = torch.full((obs.num_times,), MEAN, dtype=torch.float64)
     for case in range(2):
@@ -116,7 +119,7 @@ def test_one_window_has_the_exact_posterior(name, options, error_below, ratio, n
 
 @pytest.mark.parametrize("stride, good", [(1, True), (3, True), (7, False)])
 def test_a_series_longer_than_the_window_is_smoothed_as_a_whole(stride, good):
-    """A window of 7 frames of memory 0.8 holds nearly all that concerns its middle frame; windows side by side do not."""
+    """A window of 7 frames of memory 0.8 holds nearly all that its middle frame needs; windows side by side do not."""
     obs = observations(14)
     options = MMPSOptions(iterations=5, num_steps=48, stride=stride)
     analysis = assimilate("mmps", emulator(7), obs, obs.conditions(), members=100, seed=0, options=options)

@@ -19,6 +19,7 @@ from eddycast.metrics import (
     spread_skill,
     weighted_mean,
 )
+from eddycast.metrics.ordering import sort_members
 
 CASES = 40_000
 
@@ -201,3 +202,28 @@ def test_crps_does_not_care_about_order_and_moves_with_units(numbers, shift, sca
         members = len(ensemble)
         direct = (ensemble - truth).abs().mean() - pairs / (2 * members * (members - 1 if fair else members))
         torch.testing.assert_close(score, direct, rtol=1e-9, atol=1e-9)
+
+
+def test_the_fair_crps_forgives_one_runaway_as_documented():
+    """Moving one member far outwards leaves the fair score alone and raises the other by distance / M^2."""
+    ensemble, truth = normal(8, 20), normal(20, seed=1)
+    near, far = ensemble.clone(), ensemble.clone()
+    near[3], far[3] = 1e3, 2e3
+    torch.testing.assert_close(crps(far, truth), crps(near, truth))
+    raised = crps(far, truth, fair=False) - crps(near, truth, fair=False)
+    torch.testing.assert_close(raised, torch.full((20,), 1e3 / 64, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 5, 6, 7, 8, 13, 16, 17, 31, 33, 64, 100, 127, 128, 150])
+def test_members_come_out_sorted(members):
+    """Zeros and ones suffice: a network that sorts all of those sorts everything (Knuth, 5.3.4, theorem Z)."""
+    for ensemble in (normal(members, 40, seed=members), (normal(members, 400) > 0).double()):
+        assert torch.equal(sort_members(ensemble), ensemble.sort(dim=0).values)
+
+
+def test_sorting_networks_are_right_for_every_input():
+    """All 2^M inputs of zeros and ones, up to 12 members."""
+    for members in range(2, 13):
+        codes = torch.arange(2**members)
+        inputs = ((codes >> torch.arange(members)[:, None]) & 1).double()
+        assert torch.equal(sort_members(inputs), inputs.sort(dim=0).values)

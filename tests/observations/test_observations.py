@@ -56,7 +56,7 @@ def test_files_bring_back_the_same_bits(tmp_path_factory, instrument, suffix, dt
             "parameter_names": ("viscosity",),
             "time": torch.tensor([3.0, 4.5]),
             "cycle": 12.0,
-            "attributes": {"system": "test, with \"quotes\""},
+            "attributes": {"system": 'test, with "quotes"'},
             "trajectories": torch.tensor([7, 7]),
             "frames": torch.tensor([2, 9]),
         }
@@ -246,7 +246,9 @@ def test_misfits_with_a_run_are_told():
 
 def test_a_bare_table_of_stations_is_read_with_a_grid(tmp_path):
     path = tmp_path / "stations.csv"
-    path.write_text("trajectory,time_index,field,y,x,value,std\n0,0,t,-20,35.0,1.5,0.3\n0,2,t,60,6,nan,0.3\n0,2,u,60,6,-2,0.1\n")
+    path.write_text(
+        "trajectory,time_index,field,y,x,value,std\n0,0,t,-20,35.0,1.5,0.3\n0,2,t,60,6,nan,0.3\n0,2,u,60,6,-2,0.1\n"
+    )
     obs = Observations.from_csv(path, grid=GRID, fields=FIELDS, dt=1.0, nearest=True)
     assert obs.num_times == 3 and obs.count == 2
     assert obs.values[0, 0, 1, 1, 0].item() == 1.5  # 35 is nearer to 0 = 36 than to 30
@@ -296,7 +298,7 @@ def test_unreadable_and_unwritable_files_are_told(tmp_path):
     _, obs = example()
     with pytest.raises(InputError, match="no such file"):
         Observations.open(tmp_path / "none.nc")
-    with pytest.raises(InputError, match=".nc or .csv"):
+    with pytest.raises(InputError, match=r"\.nc or \.csv"):
         obs.save(tmp_path / "obs.txt")
     with pytest.raises(InputError, match="cannot be written"):
         obs.save(tmp_path / "missing" / "obs.nc")

@@ -11,9 +11,15 @@ LEADS, POINTS, MEMBERS = 24, 40, 5
 
 
 def waves(
-    *, inits: int = 2, members: int | None = MEMBERS, leads: int = LEADS, frame: int = 10, kind: str = "forecast", error: float = 0.1
+    *,
+    inits: int = 2,
+    members: int | None = MEMBERS,
+    leads: int = LEADS,
+    frame: int = 10,
+    kind: str = "forecast",
+    error: float = 0.1,
 ) -> xr.Dataset:
-    """sin(x - t) on [0, 2 pi), each member with a phase error of its own that grows with lead time; none without members."""
+    """sin(x - t) on [0, 2 pi); each member has a phase error that grows with lead time."""
     x = 2 * np.pi * np.arange(POINTS) / POINTS
     time = 0.5 * np.arange(leads)
     phase = error * np.linspace(-1, 1.2, members or 1)[:, None, None] * time[None, :, None]
@@ -74,6 +80,6 @@ def ocean() -> xr.Dataset:
     return sea()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_waves():
     return waves

@@ -1,4 +1,4 @@
-"""Pictures contain what they claim: the drawn arrays are the data, labels carry units, files are what their suffix says."""
+"""Pictures contain what they claim: drawn arrays are the data, labels carry units, files are what they say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from PIL import Image
 from eddycast.errors import InputError
 from eddycast.report import plot
 from eddycast.report.canvas import colour_scale, encode, inline_svg, new_figure, pretty_units, with_units
-from eddycast.report.fields import SpaceAxis, field_picture, joined, map_aspect, orient, panels_of, pick_leads, space_time
+from eddycast.report.fields import (
+    SpaceAxis,
+    field_picture,
+    joined,
+    map_aspect,
+    orient,
+    panels_of,
+    pick_leads,
+    space_time,
+)
 from eddycast.report.view import aligned, view
 
 
@@ -25,11 +34,13 @@ def _images(figure):
 
 def _words(figure):
     texts = [axes.get_xlabel() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
-    return " | ".join([*texts, *(text.get_text() for text in figure.texts), figure.get_supxlabel(), figure.get_supylabel()])
+    return " | ".join(
+        [*texts, *(text.get_text() for text in figure.texts), figure.get_supxlabel(), figure.get_supylabel()]
+    )
 
 
 def test_strips_show_the_data(forecast, wave_truth):
-    """Rows from top to bottom: truth, mean, two members, spread, error; space upwards, the truth's colours for all states."""
+    """Rows: truth, mean, two members, spread, error; space upwards, one set of colours for all states."""
     seen = view(forecast, "u", 1)
     figure = field_picture(seen, aligned(wave_truth, seen, 1))
     states = forecast["u"].values[1]
@@ -45,7 +56,11 @@ def test_strips_show_the_data(forecast, wave_truth):
     assert low == -high  # a field around zero has zero at the middle of its colours
     assert images[4].get_clim()[0] == 0
     left, right, bottom, top = images[0].get_extent()
-    assert (left, right) == (-0.25, 11.75) and bottom == pytest.approx(-np.pi / POINTS) and top == pytest.approx(2 * np.pi - np.pi / POINTS)
+    assert (
+        (left, right) == (-0.25, 11.75)
+        and bottom == pytest.approx(-np.pi / POINTS)
+        and top == pytest.approx(2 * np.pi - np.pi / POINTS)
+    )
 
 
 POINTS = 40
@@ -82,7 +97,8 @@ def test_maps_have_north_up_land_missing_and_the_aspect_of_their_latitude(ocean)
 
 
 @pytest.mark.parametrize(
-    "names, transpose", [(("x", "y"), True), (("y", "x"), False), (("lat", "lon"), False), (("lon", "lat"), True), (("x", "z"), True)]
+    "names, transpose",
+    [(("x", "y"), True), (("y", "x"), False), (("lat", "lon"), False), (("lon", "lat"), True), (("x", "z"), True)],
 )
 def test_orientation(names, transpose):
     first, last = (SpaceAxis(name, "1", np.arange(3.0)) for name in names)
@@ -96,6 +112,11 @@ def test_aspect_is_physical_or_absent():
     assert map_aspect(axis(1.0), axis(2.0)) == 1.0
     assert map_aspect(axis(1.0), axis(50.0)) is None
     assert map_aspect(axis(1.0), axis(1.0, "s")) is None
+    belt = (
+        SpaceAxis("lat", "degrees_north", np.linspace(-5, 5, 9)),
+        SpaceAxis("lon", "degrees_east", np.linspace(0, 359, 9)),
+    )
+    assert map_aspect(belt[1], belt[0]) is None  # a line of a few pixels if drawn to scale
 
 
 def test_uneven_axes_are_drawn_cell_by_cell():
@@ -157,13 +178,17 @@ def _long() -> xr.Dataset:
 
 
 @pytest.mark.parametrize("suffix, magic", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
-def test_plot_writes_what_the_suffix_says_and_the_same_bytes_again(tmp_path, forecast, wave_truth, suffix, magic):
+def test_plot_writes_what_the_suffix_says_and_the_same_bytes_again(tmp_path, make_waves, wave_truth, suffix, magic):
     before = dict(matplotlib.rcParams)
+    forecast = make_waves(members=1)
     first = plot(forecast, tmp_path / f"a{suffix}", truth=wave_truth)
     second = plot(forecast, tmp_path / f"b{suffix}", truth=wave_truth)
     assert first.read_bytes().startswith(magic)
     assert first.read_bytes() == second.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"a{suffix}", f"b{suffix}"]  # nothing half-written beside
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"a{suffix}",
+        f"b{suffix}",
+    ]  # nothing half-written beside
     assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in vars(sys.modules["eddycast.report.plots"])
 

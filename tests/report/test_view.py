@@ -54,7 +54,7 @@ def test_calendar_of_360_days_gives_dates(tmp_path, ocean):
 
 
 def test_truth_is_matched_by_trajectory_and_frame(forecast, wave_truth):
-    """The truth's cases in another order, with more leads and a gap: the right states at the right leads, the rest missing."""
+    """The truth's cases in another order and fewer leads: right states at right leads, the rest missing."""
     shuffled = wave_truth.isel(init=[1, 0], lead_time=slice(0, 20))
     onto = view(forecast, "u", 0)
     found = aligned(shuffled, onto, 0)
@@ -65,9 +65,22 @@ def test_truth_is_matched_by_trajectory_and_frame(forecast, wave_truth):
 
 def test_truth_of_another_case_is_none(forecast, wave_truth):
     onto = view(forecast)
-    assert aligned(wave_truth.assign_coords(frame=("init", [0, 0])), onto) is None
+    assert aligned(wave_truth.assign_coords(trajectory=("init", [8, 9])), onto) is None
+    assert aligned(wave_truth.assign_coords(frame=("init", [99, 99]), time=("init", [49.5, 49.5])), onto) is None
     assert aligned(wave_truth.rename(u="w"), onto) is None
     assert aligned(wave_truth.isel(x=slice(0, 7)), replace(onto)) is None
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_truth_from_another_frame_is_shifted(make_waves, dated):
+    """A forecast from frame 16 and a truth from frame 10 share all times from 3 s on, by clock or by frames."""
+    forecast, truth = make_waves(inits=1, frame=16), make_waves(inits=1, frame=10, members=None)
+    if dated:
+        forecast, truth = forecast.drop_vars("time"), truth.drop_vars("time")
+    found = aligned(truth, view(forecast))
+    assert found is not None
+    np.testing.assert_array_equal(found.mean[:18], truth["u"].values[0, 6:])
+    assert np.isnan(found.mean[18:]).all()
 
 
 def test_long_files_are_thinned_by_whole_steps(make_waves):
@@ -80,7 +93,9 @@ def test_long_files_are_thinned_by_whole_steps(make_waves):
 
 def test_middle_plane_of_three_dimensions():
     states = np.random.default_rng(0).normal(size=(4, 5, 6, 7))
-    cube = xr.Dataset({"b": (("lead_time", "x", "y", "z"), states)}, {"lead_time": np.arange(4.0), "z": np.arange(7) * 0.5})
+    cube = xr.Dataset(
+        {"b": (("lead_time", "x", "y", "z"), states)}, {"lead_time": np.arange(4.0), "z": np.arange(7) * 0.5}
+    )
     seen = view(cube)
     np.testing.assert_allclose(seen.mean, states[..., 3], rtol=1e-6)
     assert seen.plane == "middle plane z = 1.5"

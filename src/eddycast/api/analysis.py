@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
-import yaml
 from torch import Tensor
 
 from eddycast import assimilation, data, simulators
 from eddycast.assimilation import get_method
 from eddycast.conditions import Conditions
-from eddycast.data import Field, Initial, PlainClock
+from eddycast.data import Dataset, Field, Initial, PlainClock
+from eddycast.data.arrays import ArraySource
 from eddycast.emulators import Emulator, IdentitySpace, SolverModel, UniversalDiffusion
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.observations import Observations
+from eddycast.recipes import parse_value
 
 if TYPE_CHECKING:
     from eddycast.api.runs import Forecaster
@@ -43,7 +44,7 @@ def analyse(
     emulator = emulator_for(forecaster, observations)
     name = method or default_method(emulator)
     chosen = get_method(name)
-    options = rebuilt(chosen.options(), {key: _value(value) for key, value in overrides.items()})
+    options = rebuilt(chosen.options(), {key: parse_value(value, f"--set {key}") for key, value in overrides.items()})
     conditions = observations.conditions(static=static_fields(forecaster))
     used, held = observations, None
     if withhold > 0:
@@ -123,17 +124,23 @@ def static_fields(forecaster: Forecaster) -> Tensor | None:
 
 
 def states_of(background: xr.Dataset | str | Path | None, observations: Observations) -> Tensor | None:
-    """States (member, case, time, channel, *space) of a forecast or analysis file."""
+    """States (member, case, time, channel, *space) of a forecast or analysis."""
     if background is None:
         return None
     opened = background if isinstance(background, xr.Dataset) else data.read(Path(background))
-    names = [name for name, _ in observations.fields]
-    missing = [name for name in names if name not in opened]
+    return ensemble_states(opened, [name for name, _ in observations.fields], observations.grid)
+
+
+def ensemble_states(content: xr.Dataset, names: Sequence[str], grid: Grid) -> Tensor:
+    """States (member, case, time, channel, *space) of a forecast or analysis. Raises: InputError for other fields or another grid."""
+    missing = [name for name in names if name not in content]
     if missing:
-        raise InputError(f"The background has no field {missing[0]!r}: it has {', '.join(map(str, opened.data_vars))}.")
-    space = observations.grid.names
-    stacked = opened[names].to_array("channel").transpose("member", "init", "lead_time", "channel", *space)
-    return torch.as_tensor(stacked.values)
+        raise InputError(f"The ensemble has no field {missing[0]!r}: it has {', '.join(map(str, content.data_vars))}.")
+    shape = tuple(content.sizes.get(name, 0) for name in grid.names)
+    if shape != grid.shape:
+        raise InputError(f"The ensemble is on {shape} points of {grid.names}, {grid.shape} were expected.")
+    array = content[list(names)].to_array("channel").transpose("member", "init", "lead_time", "channel", *grid.names)
+    return torch.as_tensor(array.values)
 
 
 def climatological(forecaster: Forecaster, conditions: Conditions, members: int, seed: int) -> Tensor:
@@ -164,9 +171,5 @@ def first_frames(forecaster: Forecaster, observations: Observations) -> Initial:
     else:
         fields = tuple(Field(**one) for one in forecaster.run.data["fields"])
     clock = PlainClock(observations.dt, observations.time_units, cycle=observations.cycle)
-    shell = data.from_arrays([], fields=fields, grid=observations.grid, clock=clock, splits={}, valid=observations.valid)
+    shell = Dataset(ArraySource(()), fields, observations.grid, clock, splits={}, valid=observations.valid)
     return Initial(shell, observations.trajectories, observations.frames, ())
-
-
-def _value(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -10,22 +11,24 @@ from typing import Any
 
 import torch
 import xarray as xr
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from eddycast import __version__, assimilation
 from eddycast.api.data import Data, opened, simulate
-from eddycast.data import Dataset, Initial, check_output, statistics, write
+from eddycast.data import Dataset, Initial, check_output, read, statistics, write
 from eddycast.data import to_xarray as label
 from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, SolverModel
 from eddycast.errors import InputError
+from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
 from eddycast.recipes import (
     Recipe,
     Run,
     all_recipes,
+    explain,
     get_recipe,
     load_run,
+    parse_value,
     read_recipe,
     sample_states,
     train_recipe,
@@ -38,8 +41,8 @@ BASELINES = {
     "persistence": "the last state, for ever",
     "climatology": "states of the training data, from the same time of the year where there is one",
 }
-SAMPLING = ("context", "overlap", "sampler", "num_steps")
-"""Settings of an emulator that may differ between training and use."""
+SAMPLING = {"universal": ("context", "overlap", "sampler", "num_steps")}
+"""Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
 """States of the training data that the climatology draws from."""
 
@@ -82,7 +85,7 @@ class Forecaster:
 
     def emulator(self, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> Emulator:
         """The emulator for these data. Raises: InputError for data that do not fit, or a setting that it does not have."""
-        given = {key.removeprefix("emulator."): _value(value) for key, value in (overrides or {}).items()}
+        given = {key.removeprefix("emulator."): parse_value(value, f"--set {key}") for key, value in (overrides or {}).items()}
         if self.run is not None:
             self.run.check(dataset)
             return configured(self.run.emulator, given)
@@ -135,15 +138,61 @@ class Forecaster:
             changed = conditions.parameters.clone()
             changed[..., column] = value
             conditions = replace(conditions, parameters=changed)
-        if leads is None:
-            default = 100 if self.run is None else self.run.recipe.evaluation.steps
-            lead_steps = torch.arange(1, (steps or default) + 1, dtype=torch.float64)
-        else:
-            lead_steps = torch.tensor(list(leads), dtype=torch.float64) / dataset.dt
+        lead_steps = self._lead_steps(dataset, steps, leads)
         states = emulator.forecast(
             start.context(emulator.context), conditions, lead_steps, members=members, seed=seed, progress=progress
         )
         return label(states, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+
+    def forecast_from(
+        self,
+        analysis: xr.Dataset | str | Path,
+        dataset: Dataset,
+        *,
+        steps: int | None = None,
+        leads: Sequence[float] | None = None,
+        members: int | None = None,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Forecast that goes on from the last frames of an analysis (or forecast), member by member.
+
+        Args:
+            analysis: Ensemble of states (init, member, lead_time, *space) at whole steps.
+            dataset: The data that it is of; only labels and conditions are taken from it.
+            members: At most those of the analysis, which is also the default.
+
+        Raises: InputError when the analysis is too short for the context, or has fewer members.
+        """
+        from eddycast.api.analysis import ensemble_states
+
+        opened_analysis = analysis if isinstance(analysis, xr.Dataset) else read(Path(analysis))
+        states = ensemble_states(opened_analysis, dataset.field_names, dataset.grid)
+        members = states.shape[0] if members is None else members
+        emulator = self.emulator(dataset, overrides)
+        if members > states.shape[0] or states.shape[2] < emulator.context:
+            raise InputError(
+                f"The analysis has {states.shape[0]} members of {states.shape[2]} states; {members} members with a context of "
+                f"{emulator.context} were asked for: lower --members, or assimilate more."
+            )
+        last = torch.as_tensor(opened_analysis["frame"].values) + states.shape[2] - 1 + round(
+            float(opened_analysis["lead_time"].values[0]) / dataset.dt
+        )
+        numbers = torch.as_tensor(opened_analysis["trajectory"].values)
+        start = Initial(dataset, numbers, last, ())
+        lead_steps = self._lead_steps(dataset, steps, leads)
+        noise = MemberNoise.grid(seed, len(numbers), members)
+        forecast = emulator.advance(
+            states[:members], start.conditions().expand(members), lead_steps, noise=noise, progress=progress
+        )
+        return label(forecast, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+
+    def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:
+        if leads is not None:
+            return torch.tensor(list(leads), dtype=torch.float64) / dataset.dt
+        default = 100 if self.run is None else self.run.recipe.evaluation.steps
+        return torch.arange(1, (default if steps is None else steps) + 1, dtype=torch.float64)
 
     def assimilate(
         self,
@@ -271,6 +320,8 @@ def train(
             raise InputError(f"The recipe {chosen.name} needs data: pass --data with a file or directory.")
         data = simulated(chosen)
     source = None if init is None else load(init).path
+    if init is not None and source is None:
+        raise InputError(f"{init} has no weights to start from: --init takes a run.")
     dataset = opened(data)
     try:
         train_recipe(
@@ -321,10 +372,17 @@ def forecast(
     seed: int = 0,
     progress: Any = None,
 ) -> Path:
-    """Forecast from a data set to a file; see `Forecaster.forecast`."""
+    """Forecast from a data set to a file; see `Forecaster.forecast`, and `Forecaster.forecast_from` when `start` is the path of an analysis."""
     check_output(out)
-    dataset = opened(data)
     forecaster = load(run)
+    dataset = opened(data)
+    if isinstance(start, Path):
+        if parameters:
+            raise InputError("A forecast from an analysis keeps the parameters of the data: leave --param out.")
+        result = forecaster.forecast_from(
+            start, dataset, steps=steps, leads=leads, members=members, seed=seed, overrides=overrides, progress=progress
+        )
+        return write(result, Path(out))
     result = forecaster.forecast(
         dataset.initial(split, start=start, leads=steps or 1),
         steps=steps,
@@ -372,7 +430,7 @@ def assimilate(
 def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
     """A trained emulator with other sampling settings, and perhaps without its guard."""
     config = emulator.model.config  # type: ignore[attr-defined]
-    own = tuple(field.name for field in fields(config) if field.name in SAMPLING)
+    own = SAMPLING.get(config.kind, ())
     _refuse(given, (*own, "guard", "chunk"))
     if given.get("guard") is False:
         emulator = emulator.without_guard()
@@ -380,8 +438,9 @@ def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
         emulator = replace(emulator, chunk=int(given["chunk"]))
     changes = {key: value for key, value in given.items() if key in own}
     if changes:
-        model = emulator.model
+        model = copy(emulator.model)  # shares the weights; the run keeps its own settings
         model.config = rebuilt(config, changes)  # type: ignore[attr-defined]
+        emulator = replace(emulator, model=model)
     return emulator
 
 
@@ -393,8 +452,7 @@ def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(type(settings)).validate_python(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.") from error
+        raise InputError(f"--set {explain(error)}") from error
 
 
 def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
@@ -414,8 +472,3 @@ def _refuse(given: Mapping[str, Any], known: Sequence[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise InputError(f"--set {unknown[0]}: no such setting here; known are {', '.join(known) or 'none'}.")
-
-
-def _value(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else value
-

@@ -4,11 +4,12 @@ With the ensemble E = mean + A (rows are members) and Y = H(E) - H-mean, the ana
 
     S = Y R^-1 Y^T + (N - 1) I,    w = (y - H-mean) R^-1 Y^T S^-1,    T = sqrt(N - 1) S^-1/2,    E_a = mean + (w + T) A,
 
-which has exactly the mean and the covariance of the Kalman update with the sample covariance of E. The rows of w + T act on any
-other state of the same members too: applied to earlier states, that is the smoother.
+which has exactly the mean and the covariance of the Kalman update with the sample covariance of E. The rows of w + T
+act on any other state of the same members too: applied to earlier states, that is the smoother.
 Source: Bishop et al. (2001), doi:10.1175/1520-0493(2001)129<0420:ASWTET>2.0.CO;2; symmetric root: Hunt et al. (2007),
-doi:10.1016/j.physd.2006.11.008; smoother: Evensen and van Leeuwen (2000), doi:10.1175/1520-0493(2000)128<1852:AEKSFN>2.0.CO;2;
-repeated with tempered noise: Emerick and Reynolds (2013), doi:10.1016/j.cageo.2012.03.011.
+doi:10.1016/j.physd.2006.11.008; smoother: Evensen and van Leeuwen (2000),
+doi:10.1175/1520-0493(2000)128<1852:AEKSFN>2.0.CO;2; repeated with tempered noise: Emerick and Reynolds (2013),
+doi:10.1016/j.cageo.2012.03.011.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class ETKFOptions:
     """Settings of the ensemble transform Kalman filter and smoother.
 
     Args:
-        inflation: Factor on the deviations of the analysis from which the next forecast starts, >= 1; makes up for sampling and
-            model errors. 1 where the model is perfect and the ensemble large.
-        rotate: Mix the deviations by a random rotation that keeps mean and covariance; prevents outliers in long cycles.
-        passes: Times that a block is gone through, each with the noise variance times `passes`: the nonlinear way from a poor start
-            is then taken in small steps. More than one pays for deterministic models only, since the noise of a
-            stochastic one is not estimated.
+        inflation: Factor on the deviations of the analysis from which the next forecast starts, >= 1; makes up for
+            sampling and model errors. 1 where the model is perfect and the ensemble large.
+        rotate: Mix the deviations by a random rotation that keeps mean and covariance; prevents outliers in long
+            cycles.
+        passes: Times that a block is gone through, each with the noise variance times `passes`: the nonlinear way from
+            a poor start is then taken in small steps. More than one pays for deterministic models only, since the
+            noise of a stochastic one is not estimated.
         block: Frames of a block in mode `online`.
     """
 
@@ -57,8 +59,8 @@ def etkf_weights(deviations: Tensor, innovation: Tensor) -> tuple[Tensor, Tensor
     """Mean weights w and transform T of the analysis, from observations in units of their noise.
 
     Args:
-        deviations: Y R^-1/2, observed deviations of the members from their mean, (*batch, member, observed); 0 where a case has no
-            observation.
+        deviations: Y R^-1/2, observed deviations of the members from their mean, (*batch, member, observed); 0 where a
+            case has no observation.
         innovation: (y - H-mean) R^-1/2, (*batch, observed); 0 there as well.
 
     Returns: w (*batch, member) and symmetric T (*batch, member, member), float64.
@@ -129,8 +131,8 @@ def ensemble_kalman(
         model: Forecast model.
         observations: Of all cases.
         conditions: Batch (case,), origin at the first observed frame.
-        background: Ensemble before any observation, (member, case, context, channel, *space); its last state stands at the first
-            observed frame.
+        background: Ensemble before any observation, (member, case, context, channel, *space); its last state stands at
+            the first observed frame.
         seed: Of the model's noise and of the rotations.
         block: Frames that are smoothed together: 1 filters, all frames smooth.
         options: Settings.
@@ -173,8 +175,8 @@ def _sweep(
 ) -> Tensor:
     """Go through the frames [first, last) once and smooth all states on the way.
 
-    `start` holds `context` states, the last of them frame 0 in the first block and frame first - 1 later. Returns `start` and the
-    frames that follow it, as they are known at the end of the block.
+    `start` holds `context` states, the last of them frame 0 in the first block and frame first - 1 later. Returns
+    `start` and the frames that follow it, as they are known at the end of the block.
     """
     members = start.shape[0]
     noise = MemberNoise.grid(seed, observations.trajectories, members)
@@ -231,7 +233,8 @@ def _require_finite(ensemble: Tensor, frame: int, observations: Observations) ->
     if not finite.all():
         case = int((~finite).nonzero()[0])
         raise InputError(
-            f"The ensemble of trajectory {int(observations.trajectories[case])} is no longer finite at frame {frame} of the "
+            f"The ensemble of trajectory {int(observations.trajectories[case])} is no longer finite at frame {frame} "
+            "of the "
             "observations (divergence): take more members, less inflation, or a more stable emulator."
         )
 
@@ -242,10 +245,13 @@ def fit_background(background: Tensor | None, members: int, cases: int, context:
     Raises: InputError when there is none, or too few of something.
     """
     if background is None:
-        raise InputError("This method starts from an ensemble of states: pass a background (climatology, or a forecast).")
+        raise InputError(
+            "This method starts from an ensemble of states: pass a background (climatology, or a forecast)."
+        )
     if background.shape[0] < members or background.shape[1] != cases or background.shape[2] < context:
         raise InputError(
-            f"The background has {background.shape[0]} members, {background.shape[1]} cases and {background.shape[2]} states; "
+            f"The background has {background.shape[0]} members, {background.shape[1]} cases and "
+            f"{background.shape[2]} states; "
             f"{members}, {cases} and {context} are needed."
         )
     return background[:members, :, background.shape[2] - context :]

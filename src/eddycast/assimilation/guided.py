@@ -1,8 +1,9 @@
 """Posterior sampling with a diffusion emulator: its denoiser, guided by observations (SDA, MMPS).
 
-Mode `smooth` denoises the whole series at once, nothing known and everything observed in its place. Mode `online` slides windows: the
-last states of one are given to the next, and each window sees its own observations; so an analysis never knows
-observations later than its window. With a background the first window starts from its last states, which stay as they are.
+Mode `smooth` denoises the whole series at once, nothing known and everything observed in its place. Mode `online`
+slides windows: the last states of one are given to the next, and each window sees its own observations; so an analysis
+never knows observations later than its window. With a background the first window starts from its last states, which
+stay as they are.
 Sources: arXiv:2306.10574 (SDA), 2405.13712 (MMPS), 2410.16415 sections 3 and 4 (universal models, sliding windows).
 """
 
@@ -35,7 +36,8 @@ class SDAOptions:
     """Settings of SDA guidance.
 
     Args:
-        gamma: Width of the guess of what is not known yet; smaller follows the observations more closely, too small is unstable.
+        gamma: Width of the guess of what is not known yet; smaller follows the observations more closely, too small is
+            unstable.
         sampler: Of the guided diffusion; fresh noise (`ancestral`) repairs what guidance gets wrong.
         num_steps: Its steps, many more than a forecast needs.
         corrections: Langevin steps after each step, instead of `sampler`; for series much longer than the window.
@@ -95,8 +97,8 @@ def guided_analysis(
 ) -> Tensor:
     """Members of p(states | observations), (member, case, time, channel, *space), physical, in the dtype of the values.
 
-    Raises: InputError for a model that is no denoiser, a mode that guidance does not know, a background in mode `smooth` for
-        a series longer than the window, or samples that are not finite.
+    Raises: InputError for a model that is no denoiser, a mode that guidance does not know, a background in mode
+        `smooth` for a series longer than the window, or samples that are not finite.
     """
     if mode == "filter":
         raise InputError("Guided diffusion smooths or works online; use method 'etkf' for mode filter.")
@@ -106,8 +108,8 @@ def guided_analysis(
         background = fit_background(background, members, cases, emulator.context)
         if mode == "smooth" and num_times + emulator.context - 1 > window:
             raise InputError(
-                f"With a background, mode smooth reaches over one window of {window} states; {num_times} are observed: use "
-                "mode online, or no background."
+                f"With a background, mode smooth reaches over one window of {window} states; {num_times} are "
+                "observed: use mode online, or no background."
             )
         background = background.flatten(0, 1)
     everyone = conditions.expand(members).flatten()

@@ -4,11 +4,11 @@ The state is taken as Gaussian, with the mean m and the separable covariance
 
     C((t, x), (t', x')) = s(x) s(x') exp(-(t - t')^2 / (2 tau^2)) prod_axes exp(-(x - x')^2 / (2 l^2)),
 
-wrapped around periodic axes, channels independent of each other. The analysis is m + C H^T (H C H^T + R)^-1 (y - H m); members are
-exact draws from the Gaussian posterior, by Matheron's rule. The solve is a conjugate gradient on the grid, each product of C
-one small matrix per axis, so that the cost grows like points times the sum of the axes' lengths. The scales tau and l are those that
-predict withheld observations best.
-Source: Rasmussen and Williams (2006), section 2.2; sampling: Journel and Huijbregts (1978), as in arXiv:2011.04026, eq. 2.
+wrapped around periodic axes, channels independent of each other. The analysis is m + C H^T (H C H^T + R)^-1 (y - H m);
+members are exact draws from the Gaussian posterior, by Matheron's rule. The solve is a conjugate gradient on the grid,
+each product of C one small matrix per axis, so that the cost grows like points times the sum of the axes' lengths. The
+scales tau and l are those that predict withheld observations best.
+Source: Rasmussen and Williams (2006), section 2.2; sampling: Journel and Huijbregts (1978), as in arXiv:2011.04026.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class InterpolationOptions:
 
 @dataclass(frozen=True, eq=False)
 class GaussianPrior:
-    """Mean m, standard deviation s, both (channel, *space) or broadcasting to it, and correlation matrices per axis, time first."""
+    """Mean m, standard deviation s, both (channel, *space) or broadcasting to it, and correlation matrices per axis,
+    time first."""
 
     mean: Tensor
     std: Tensor
@@ -102,7 +103,8 @@ def interpolate(
         observations: Of all cases.
         prior: Gaussian prior.
         options: Of the solve.
-        extra: Residuals y - H m to be used instead of those of the observations, (*member, case, time, channel, *observed).
+        extra: Residuals y - H m to be used instead of those of the observations, (*member, case, time, channel,
+            *observed).
     """
     operator, mask = observations.operator(), observations.mask
     shape = (observations.num_cases, observations.num_times, len(observations.fields), *observations.grid.shape)
@@ -111,7 +113,7 @@ def interpolate(
     variance = observations.noise_field.double().square()
     lead = residual.shape[: residual.ndim - len(shape)]
     point = torch.zeros(*lead, *shape, dtype=torch.float64)
-    _, adjoint = torch.func.vjp(operator, point)
+    adjoint = torch.func.vjp(operator, point)[1]
 
     def product(v: Tensor) -> Tensor:
         return operator(prior.covariance(adjoint(v)[0])) + torch.where(mask, variance * v, torch.zeros_like(v))
@@ -150,7 +152,8 @@ def conjugate_gradient(
     if (square > goal).any():
         worst = (square / goal.clamp(min=1e-300)).max().sqrt().item() * options.tolerance
         raise InputError(
-            f"Interpolation did not converge in {options.iterations} iterations (residual {worst:.1e}): observations of very small "
+            f"Interpolation did not converge in {options.iterations} iterations (residual {worst:.1e}): observations "
+            "of very small "
             "noise are stiff; raise iterations or tolerance."
         )
     return u
@@ -162,8 +165,8 @@ def gaussian_prior(
     """Mean and spread from climatological states (member, case, time, channel, *space), at each point, or else from the
     observations themselves, one number per channel.
 
-    A channel that is never observed has mean 0 and spread 1 then. With a spread below the noise, the observations say nothing
-    about the variance, and it is set to that of the noise.
+    A channel that is never observed has mean 0 and spread 1 then. With a spread below the noise, the observations say
+    nothing about the variance, and it is set to that of the noise.
     """
     if background is not None:
         samples = background.double().flatten(0, 2)
@@ -178,7 +181,9 @@ def gaussian_prior(
         count = mask.sum(dim=dims).clamp(min=1)
         mean = filled.sum(dim=dims) / count
         shape = (-1, *(1,) * len(observations.grid.axes))
-        square = torch.where(mask, filled - mean.reshape(shape), torch.zeros_like(filled)).square().sum(dim=dims) / count
+        square = (
+            torch.where(mask, filled - mean.reshape(shape), torch.zeros_like(filled)).square().sum(dim=dims) / count
+        )
         noise = observations.noise_std.double().square()
         seen = mask.any(dim=(0, 1)).flatten(1).any(dim=1)
         std = torch.where(seen, (square - noise).maximum(noise), torch.ones_like(noise)).sqrt()
@@ -192,7 +197,8 @@ def gaussian_prior(
 def fit_scales(
     observations: Observations, *, seed: int, options: InterpolationOptions, background: Tensor | None = None
 ) -> tuple[float, ...]:
-    """Scales (time, *axes) that predict a withheld fifth of the observations best, by trying factors on one scale at a time.
+    """Scales (time, *axes) that predict a withheld fifth of the observations best, by trying factors on one scale at a
+    time.
 
     Raises: InputError when there are too few observations to withhold some.
     """
@@ -212,7 +218,9 @@ def fit_scales(
         guess = interpolate(used, gaussian_prior(used, scales, background), options=quick)
         return (weight * (operator(guess) - withheld.filled.double()).square()).sum().item()
 
-    best = tuple(min(max(3 * low, low), high) for low, high in zip((0.7, *(2 * s for s in spacings)), highest, strict=True))
+    best = tuple(
+        min(max(3 * low, low), high) for low, high in zip((0.7, *(2 * s for s in spacings)), highest, strict=True)
+    )
     least = error(best)
     for _ in range(options.rounds):
         before = best
@@ -241,8 +249,9 @@ def interpolation(
 ) -> Tensor:
     """The method `interpolation`; asks nothing of the emulator.
 
-    The draws are shifted so that their mean is the exact posterior mean, and stretched by sqrt(M / (M - 1)) so that their expected
-    variance is that of the posterior; a single member is the posterior mean. `background`, if given, is a climatological sample.
+    The draws are shifted so that their mean is the exact posterior mean, and stretched by sqrt(M / (M - 1)) so that
+    their expected variance is that of the posterior; a single member is the posterior mean. `background`, if given, is
+    a climatological sample.
 
     Returns: (member, case, time, channel, *space) in the dtype of the observed values.
     Raises: InputError when the solve does not converge, or nothing can be withheld for the fit.

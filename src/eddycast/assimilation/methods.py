@@ -1,4 +1,7 @@
-"""The table of methods. To add one: write a function with the signature of `Assimilate` and its options, add one entry."""
+"""The table of methods.
+
+To add one: write a function with the signature of `Assimilate` and a dataclass of its options, add one entry.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,8 @@ def assimilate(
         progress: Called with (done, total).
 
     Returns: (member, case, time, channel, *space), physical.
-    Raises: InputError for an unknown method, a mode or options that are not the method's, too few members, or divergence.
+    Raises: InputError for an unknown method, a mode or options that are not the method's, too few members, or
+        divergence.
     """
     method = get_method(name)
     if mode not in method.modes:

@@ -32,10 +32,11 @@ class ForecastModel(Protocol):
         noise: MemberNoise,
         first_window: int = 0,
     ) -> Tensor:
-        """Physical states (*batch, lead, channel, *space) at `lead_times`, in steps of dt after `context` (*batch, time, ...).
+        """Physical states (*batch, lead, channel, *space) at `lead_times`, in steps of dt after `context` (*batch,
+        time, ...).
 
-        The origin of `conditions` (*batch) is the last state of the context; `noise` has the same batch. Draws are addressed by
-        window numbers from `first_window` on.
+        The origin of `conditions` (*batch) is the last state of the context; `noise` has the same batch. Draws are
+        addressed by window numbers from `first_window` on.
         """
         ...
 
@@ -65,8 +66,8 @@ class Method:
     Args:
         name: As in `--method`.
         needs: What it asks of an emulator: a denoiser, samples of a forecast, gradients, or nothing.
-        modes: What may be known where: `smooth` (all observations at every time), `filter` (past ones only), `online` (blocks of
-            times, each with its own observations and those of earlier blocks).
+        modes: What may be known where: `smooth` (all observations at every time), `filter` (past ones only), `online`
+            (blocks of times, each with its own observations and those of earlier blocks).
         background: Whether it needs states to start from (climatological ones, or a forecast).
         description: One line.
         function: The method.

@@ -31,7 +31,7 @@ class OpenWindow:
     to_state: Callable[[Tensor], Tensor]
 
 
-class _Opened(Exception):
+class _Opened(Exception):  # noqa: N818, it is no error
     """Brings the parts of a window out of `advance`, which hands them to its guide and to nobody else."""
 
     def __init__(self, window: OpenWindow) -> None:
@@ -39,7 +39,12 @@ class _Opened(Exception):
 
 
 def open_window(
-    model: WindowModel, known: Tensor, known_mask: Tensor, conditions: Conditions, lead_times: Tensor, noise: MemberNoise
+    model: WindowModel,
+    known: Tensor,
+    known_mask: Tensor,
+    conditions: Conditions,
+    lead_times: Tensor,
+    noise: MemberNoise,
 ) -> OpenWindow:
     """The denoiser of p(window | known frames), with the arguments of `WindowModel.advance`.
 
@@ -80,7 +85,8 @@ def open_series(
     """A denoiser of p(series) for a series at least as long as the model's window, with nothing known.
 
     Overlapping windows are denoised at once, and each frame is taken from the window in whose middle it is. That is an
-    approximation: at high noise a frame depends on more than its window, so a window should be longer than the memory of the
+    approximation: at high noise a frame depends on more than its window, so a window should be longer than the memory
+        of the
     system between observations (else the members regress to the climatology); corrections help a little.
     Source: arXiv:2306.10574, algorithm 2, generalised to strides.
 

@@ -9,7 +9,7 @@ import typer
 
 from eddycast.cli import options
 from eddycast.cli.parse import grid_shape, noise_level, parameter_ranges, quoted
-from eddycast.cli.progress import progress_bar
+from eddycast.progress import progress_bar
 from eddycast.errors import InputError
 
 

@@ -10,6 +10,7 @@ import typer
 from eddycast.cli import options
 from eddycast.cli.parse import lead_times, overrides, parameter_values, quoted, start_frame
 from eddycast.errors import InputError
+from eddycast.progress import progress_bar
 
 
 def train(
@@ -86,7 +87,11 @@ def forecast(
     split: options.Split = "test",
     start: Annotated[
         str | None,
-        typer.Option(metavar="I|last", help="Frame to start from; as early as possible if absent.", show_default=False),
+        typer.Option(
+            metavar="I|last|all|FILE.nc",
+            help="Frame to start from, or an analysis to go on from; as early as possible if absent.",
+            show_default=False,
+        ),
     ] = None,
     steps: options.Steps = None,
     leads: Annotated[
@@ -108,19 +113,21 @@ def forecast(
     parameters, settings = parameter_values(param or []), overrides(set_ or [])
     from eddycast import api
 
-    path = api.forecast(
-        run,
-        data=data,
-        split=split,
-        start=initial,
-        steps=steps,
-        leads=lead_list,
-        members=members,
-        parameters=parameters,
-        overrides=settings,
-        seed=seed,
-        out=out,
-    )
+    with progress_bar("forecasting") as progress:
+        path = api.forecast(
+            run,
+            data=data,
+            split=split,
+            start=initial,
+            steps=steps,
+            leads=lead_list,
+            members=members,
+            parameters=parameters,
+            overrides=settings,
+            seed=seed,
+            out=out,
+            progress=progress,
+        )
     typer.echo(f"Wrote forecast {path}")
     if start == "last":  # beyond the data there is no truth to score
         typer.echo(f"Next: eddycast plot {quoted(path)} --out forecast.png")
@@ -152,17 +159,19 @@ def assimilate(
     settings = overrides(set_ or [])
     from eddycast import api
 
-    path = api.assimilate(
-        run,
-        observations=observations,
-        method=method,
-        mode=mode,
-        background=background,
-        withhold=withhold,
-        members=members,
-        seed=seed,
-        overrides=settings,
-        out=out,
-    )
+    with progress_bar("assimilating") as progress:
+        path = api.assimilate(
+            run,
+            observations=observations,
+            method=method,
+            mode=mode,
+            background=background,
+            withhold=withhold,
+            members=members,
+            seed=seed,
+            overrides=settings,
+            out=out,
+            progress=progress,
+        )
     typer.echo(f"Wrote analysis {path}")
     typer.echo(f"Next: eddycast evaluate {quoted(path)} --truth DATA")

@@ -105,15 +105,17 @@ def lead_times(text: str | None) -> list[float] | None:
     return leads
 
 
-def start_frame(text: str | None) -> int | Literal["last"] | None:
-    """`"12"` to 12; `"last"` stays.
+def start_frame(text: str | None) -> int | Path | Literal["last", "all"] | None:
+    """`"12"` to 12; `"last"` and `"all"` stay; a name that ends in .nc or .zarr is the path of an analysis.
 
     Raises: InputError for anything else.
     """
-    if text is None or text == "last":
+    if text is None or text == "last" or text == "all":
         return text
+    if text.endswith((".nc", ".zarr")):
+        return Path(text)
     if not (text.isascii() and text.isdigit()):
-        raise InputError(f"--start must be a frame index from 0 or the word last, got '{text}'.")
+        raise InputError(f"--start must be a frame index from 0, last, all, or an analysis (.nc, .zarr), got '{text}'.")
     return int(text)
 
 

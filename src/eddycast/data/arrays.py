@@ -65,7 +65,8 @@ def constant_mask(
         number = int(varies[channel].sum())
         total = "" if counts is None else f", {int(counts[channel])} missing values in all"
         raise InputError(
-            f"{where}: field {names[channel]!r} has missing or infinite values that come and go at {number} points{total}; "
+            f"{where}: field {names[channel]!r} has missing or infinite values that come and go at {number} "
+            f"points{total}; "
             "fill them, choose other fields, or open with missing='union' to leave those points out."
         )
     valid = ~missing.any(0)
@@ -130,7 +131,8 @@ def from_arrays(
     values = torch.zeros(len(tensors), 0) if parameters is None else torch.as_tensor(parameters, dtype=torch.float32)
     if tuple(values.shape) != (len(tensors), len(parameter_names)):
         raise ValueError(
-            f"parameters must be ({len(tensors)} trajectories, {len(parameter_names)} names), got {tuple(values.shape)}."
+            f"parameters must be ({len(tensors)} trajectories, {len(parameter_names)} names), got "
+            f"{tuple(values.shape)}."
         )
     details = dict(attributes or {})
     where = str(details.get("path", "The data"))
@@ -203,8 +205,9 @@ def open_numpy(
 ) -> Dataset:
     """Open `.npy`, (trajectory, time, [channel,] *space), or `.npz`.
 
-    An `.npz` holds `states` of that shape, or one array (trajectory, time, *space) per field under the field's name; optionally `x`, `y`,
-    `z` (coordinates), `time`, `dt`, `parameters` (trajectory, P), `parameter_names` and `fields` (names of the channels).
+    An `.npz` holds `states` of that shape, or one array (trajectory, time, *space) per field under the field's name;
+    optionally `x`, `y`, `z` (coordinates), `time`, `dt`, `parameters` (trajectory, P), `parameter_names` and `fields`
+    (names of the channels).
 
     Raises: InputError for files and shapes that cannot be understood.
     """
@@ -224,8 +227,8 @@ def open_numpy(
         notes += [note] if note else []
         stacked = first if first.ndim == dims + 3 else first[:, :, None]
         stem = next(name for name, value in arrays.items() if value is first)
+        stem = "u" if stem == "states" else stem
         default = [stem] if stacked.shape[2] == 1 else [f"{stem}_{index}" for index in range(stacked.shape[2])]
-        default = ["u"] if default == ["states"] else default
         names = [str(name) for name in content.get("fields", default)]
     else:
         shapes = {value.shape for value in arrays.values()}
@@ -242,7 +245,7 @@ def open_numpy(
         stacked, names = stacked[:, :, [names.index(name) for name in fields]], list(fields)
     axes = []
     for name, size in zip(SPACE_NAMES[:dims], stacked.shape[3:], strict=True):
-        coordinates = content.get(name, np.arange(size))
+        coordinates = content[name] if name in content else np.arange(size)
         if coordinates.shape != (size,):
             raise InputError(f"{where}: {name!r} has shape {coordinates.shape}, the states have {size} points there.")
         axes.append(plain_axis(name, coordinates, periodic=name in periodic))
@@ -261,7 +264,7 @@ def open_numpy(
     parameters = content.get("parameters")
     count = 0 if parameters is None else parameters.reshape(len(stacked), -1).shape[1]
     return from_arrays(
-        torch.from_numpy(np.ascontiguousarray(stacked, dtype=np.float32)),
+        torch.from_numpy(np.array(stacked, dtype=np.float32)),
         fields=names,
         grid=Grid(tuple(axes)),
         clock=clock,

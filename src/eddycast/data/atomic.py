@@ -1,9 +1,10 @@
-"""Outputs that exist whole or not at all: written beside the target under a hidden name, flushed to disk, then renamed."""
+"""Outputs that exist whole or not at all: written beside the target under a hidden name, flushed, then renamed."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ REASONS = {
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be larger than allowed",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
 }
+
+SPACE_MARGIN = 2**20  # for tables of contents and what others write meanwhile
 
 
 def _flush(path: Path) -> None:
@@ -54,8 +58,23 @@ def _replace(temporary: Path, target: Path) -> None:
     _remove(aside)
 
 
+def require_space(place: Path, num_bytes: int) -> None:
+    """Raise the system's own error for a full disk before HDF5 meets it: HDF5 does not survive one within a file.
+
+    Args:
+        place: The output, or any folder above it.
+        num_bytes: What will be written at most.
+    """
+    while not place.exists():
+        place = place.parent
+    if shutil.disk_usage(place).free < num_bytes + SPACE_MARGIN:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def _explain(target: Path, error: OSError) -> InputError:
-    reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    told = re.search(r"errno = (\d+)", str(error))  # HDF5 writes it into its message
+    number = error.errno or (int(told.group(1)) if told else 0)
+    reason = REASONS.get(number, error.strerror or str(error).splitlines()[0])
     return InputError(f"Cannot write {target}: {reason}; choose another place.")
 
 
@@ -68,8 +87,8 @@ def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Pat
         overwrite: Replace an existing output, if it is one of ours.
         is_ours: Tells whether something that exists was written by this package.
 
-    Raises: InputError where the target exists and may not be replaced, or where the system refuses (permissions, space). Nothing
-        is left behind then, and what existed stays as it was.
+    Raises: InputError where the target exists and may not be replaced, or where the system refuses (permissions,
+        space). Nothing is left behind then, and what existed stays as it was.
     """
     target = Path(target)
     if not target.parent.is_dir():
@@ -91,7 +110,7 @@ def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Pat
         _flush_parent(target)
     except BaseException as error:
         _remove(temporary)
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError):
             raise _explain(target, error) from error
         raise
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from eddycast.data.quadrature import is_uniform, latitude_weights, plain_axis
 from eddycast.errors import InputError
-from eddycast.grid import BOUNDARIES, Axis
+from eddycast.grid import BOUNDARIES, Axis, Boundary
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,6 +91,12 @@ def _unwrapped(longitude: np.ndarray) -> np.ndarray:
     return longitude + 360 * usual * np.concatenate([[0], np.cumsum(np.sign(jumps) == -usual)])
 
 
+def _boundary(text: str) -> Boundary:
+    """A kind of boundary, open where the text is none."""
+    kinds: dict[str, Boundary] = {kind: kind for kind in BOUNDARIES}
+    return kinds.get(text, "open")
+
+
 def space_axis(content: xr.Dataset, dim: Hashable, *, periodic: bool, where: str) -> tuple[Axis, str]:
     """The axis of a dimension, and a note on what was assumed.
 
@@ -109,8 +115,8 @@ def space_axis(content: xr.Dataset, dim: Hashable, *, periodic: bool, where: str
             return _longitude(name, _unwrapped(values), units, periodic)
         if kind == "latitude":
             return _latitude(name, values, units), ""
-        sides = tuple(str(attributes.get("eddycast_boundary", "open open")).split())
-        low, high = next(((a, b) for a in BOUNDARIES for b in BOUNDARIES if (a, b) == sides), ("open", "open"))
+        sides = str(attributes.get("eddycast_boundary", "open open")).split()
+        low, high = _boundary(sides[0]), _boundary(sides[-1])
         period = attributes.get("eddycast_period")
         repeats = periodic or low == "periodic"
         axis = plain_axis(

@@ -1,7 +1,7 @@
 """Times of frames: plain numbers, or dates of any CF calendar with calendar-regular steps.
 
-Networks see time in *steps* since an anchor, so months of 28 and of 31 days are both one step. The anchor of a calendar is
-1 January of the first year of the data: phase 0 of the annual cycle.
+Networks see time in *steps* since an anchor, so months of 28 and of 31 days are both one step. The anchor of a calendar
+is 1 January of the first year of the data: phase 0 of the annual cycle.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ DAYS_PER_YEAR = {
     "366_day": 366.0,
     "julian": 365.25,
 }
+MONTH_WANDER = 3.0  # days that a date may move within its month: the middle of February and of March
 TOLERANCE = 1e-3  # of a step: rounding of times stored as float32 hours stays below, a missing frame does not
 
 
@@ -157,7 +158,7 @@ def _add_months(stamp: Any, months: int) -> Any:
 
 
 def _fields(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Months since year 0, seconds since the first stamp, and seconds of the first stamp since its 1 January (one value)."""
+    """Months since year 0, seconds since the first stamp, and seconds from 1 January to the first stamp."""
     first = stamps[0]
     if _is_cftime(first):
         months = np.array([stamp.year * 12 + stamp.month - 1 for stamp in stamps])
@@ -170,20 +171,28 @@ def _fields(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return months, seconds.astype(np.float64), np.asarray(begin, dtype=np.float64)
 
 
+def _short(stamp: Any) -> str:
+    """A date without its zeros."""
+    return str(stamp).removesuffix(".000000000").removesuffix("T00:00:00").removesuffix(" 00:00:00")
+
+
 def _check_order(seconds: np.ndarray, stamps: np.ndarray, where: str) -> None:
     steps = np.diff(seconds)
     if (steps <= 0).any():
         at = int(np.argmax(steps <= 0))
         raise InputError(
-            f"{where}: time must increase, but frame {at} ({stamps[at]}) is followed by {stamps[at + 1]}; sort the file by time."
+            f"{where}: time must increase, but frame {at} ({_short(stamps[at])}) is followed by "
+            f"{_short(stamps[at + 1])}; sort the file by time."
         )
 
 
 def _irregular(steps: np.ndarray, usual: float, stamps: np.ndarray, where: str, scale: float, unit: str) -> InputError:
     at = int(np.argmax(np.abs(steps - usual) > TOLERANCE * usual))
     return InputError(
-        f"{where}: time steps must be equal (or whole months or years), but frames {at} and {at + 1} ({stamps[at]}, "
-        f"{stamps[at + 1]}) are {steps[at] / scale:.6g} {unit} apart and the usual step is {usual / scale:.6g}; "
+        f"{where}: time steps must be equal (or whole months or years), but frames {at} and {at + 1} "
+        f"({_short(stamps[at])}, "
+        f"{_short(stamps[at + 1])}) are {steps[at] / scale:.6g} {unit} apart and the usual step is "
+        f"{usual / scale:.6g}; "
         "select a regular part or interpolate in time."
     )
 
@@ -191,8 +200,8 @@ def _irregular(steps: np.ndarray, usual: float, stamps: np.ndarray, where: str, 
 def calendar_clock(stamps: np.ndarray, calendar: str, where: str = "The file") -> CalendarClock:
     """The clock of dates, with the step found from them.
 
-    Whole years and months (any number of them) come first, equal lengths second: in a 360-day calendar 30 days are a month, elsewhere
-    only dates that follow the months are. Dates within a month may wander (mid-month stamps).
+    Whole years and months (any number of them) come first, equal lengths second: in a 360-day calendar 30 days are a
+    month, elsewhere only dates that follow the months are. Dates within a month may wander (mid-month stamps).
 
     Raises: InputError where dates do not increase or the steps are irregular.
     """
@@ -207,7 +216,7 @@ def calendar_clock(stamps: np.ndarray, calendar: str, where: str = "The file") -
     follows = jumps[0] > 0 and bool((jumps == jumps[0]).all())
     same_day = bool((_days_into_month(stamps) == _days_into_month(stamps)[0]).all())
     wander = np.ptp(_days_into_month(stamps))
-    if follows and (same_day or (not equal and wander <= 3.0)):
+    if follows and (same_day or (not equal and wander <= MONTH_WANDER)):
         count = int(jumps[0])
         start = int(months[0]) % 12
         if count % 12 == 0:
@@ -217,6 +226,14 @@ def calendar_clock(stamps: np.ndarray, calendar: str, where: str = "The file") -
             stamps, "month", float(count), "month", cycle if cycle > 2 else None, calendar, start / count
         )
     unit = next((name for name, size in SECONDS.items() if usual >= size * (1 - TOLERANCE)), "second")
+    monthly = jumps - np.median(jumps)
+    if not equal and np.median(jumps) > 0 and (monthly == 0).mean() > 0.5 and wander <= MONTH_WANDER:
+        at = int(np.argmax(monthly != 0))
+        raise InputError(
+            f"{where}: frames {at} and {at + 1} ({_short(stamps[at])}, {_short(stamps[at + 1])}) are {jumps[at]} "
+            "months "
+            f"apart and the usual step is {int(np.median(jumps))}; select a part without gaps or fill them."
+        )
     if not equal:
         raise _irregular(steps, usual, stamps, where, SECONDS[unit], unit + "s")
     dt = seconds[-1] / (len(stamps) - 1) / SECONDS[unit]

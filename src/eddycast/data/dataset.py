@@ -1,7 +1,7 @@
 """An opened data set: what the fields, grid, clock and splits are, and frames on request.
 
-Nothing is read before it is asked for. Where the states live (memory, The Well's HDF5, NetCDF, Zarr) is the business of a `Source`; a
-`Dataset` adds meaning to it and checks every frame that passes through.
+Nothing is read before it is asked for. Where the states live (memory, The Well's HDF5, NetCDF, Zarr) is the business of
+a `Source`; a `Dataset` adds meaning to it and checks every frame that passes through.
 """
 
 from __future__ import annotations
@@ -171,8 +171,10 @@ class Dataset:
         frame = start + stride * int(bad.flatten(1).any(1).nonzero()[0, 0])
         names = ", ".join(self.fields[channel].name for channel in channels)
         raise InputError(
-            f"{self.attributes.get('path', 'The data')}: {int(bad.sum())} missing or infinite values in {names}, first in "
-            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing='union' to leave those points out."
+            f"{self.attributes.get('path', 'The data')}: {int(bad.sum())} missing or infinite values in {names}, first "
+            "in "
+            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing='union' to leave those "
+            "points out."
         )
 
     def conditions(
@@ -293,8 +295,8 @@ class Initial:
     def resolved(self, context: int) -> Initial:
         """The same with frames that have `context` states up to and including lead 0.
 
-        The context of an explicit frame may reach back before its segment (a forecast knows the past); that of the earliest
-        frame stays inside.
+        The context of an explicit frame may reach back before its segment (a forecast knows the past); that of the
+        earliest frame stays inside.
         Raises: InputError where a trajectory is too short.
         """
         reach = (context - 1) * self.stride
@@ -312,7 +314,8 @@ class Initial:
             return self
         if not self.every or not bool(enough.any()):
             raise InputError(
-                f"Frame {int(self.frames[~enough][0])} has too short a past: the context needs {reach} frames before it."
+                f"Frame {int(self.frames[~enough][0])} has too short a past: the context needs {reach} frames before "
+                "it."
             )
         keep = enough.nonzero()[:, 0]
         return self.select(keep)

@@ -105,7 +105,9 @@ def open_xarray(path: Path, *, decode: bool) -> xr.Dataset:
     except (ImportError, ModuleNotFoundError) as error:
         extra = " (pip install 'eddycast[zarr]')" if engine == "zarr" else ""
         raise InputError(f"{path}: the {engine} package is needed to read it{extra}.") from error
-    except (OSError, EOFError, TypeError, IndexError) as error:
+    except (OSError, EOFError, TypeError, IndexError, ValueError) as error:
+        if decode and isinstance(error, ValueError):
+            raise  # most likely dates, see _open_decoded
         reason = "it is cut short" if "truncated" in str(error) or engine == "scipy" else str(error).splitlines()[0]
         raise InputError(f"{path}: not a readable file ({reason}); fetch or write it again.") from error
 
@@ -143,6 +145,10 @@ def _candidates(content: xr.Dataset, where: str, time: str | None) -> dict[Hasha
     return found
 
 
+def _place(name: Hashable, order: Sequence[str]) -> tuple[int, str]:
+    return (order.index(str(name)) if name in order else len(order), str(name))
+
+
 def _choose(
     content: xr.Dataset, candidates: dict[Hashable, Hashable], fields: Sequence[str] | None, where: str
 ) -> tuple[list[Hashable], str]:
@@ -156,6 +162,10 @@ def _choose(
             shapes = ", ".join(f"{name}{tuple(map(str, content[name].dims))}" for name in fields)
             raise InputError(f"{where}: fields must share their dimensions, got {shapes}; choose fewer.")
         return list(fields), ""
+    if Path(where).is_dir():
+        # a Zarr store lists its arrays in no particular order; the channels of two runs must agree
+        order = str(content.attrs.get("eddycast_fields", "")).split()
+        candidates = {name: candidates[name] for name in sorted(candidates, key=lambda name: _place(name, order))}
     members: dict[frozenset[Hashable], list[Hashable]] = {}
     for name in candidates:
         members.setdefault(frozenset(content[name].dims), []).append(name)
@@ -241,9 +251,10 @@ def open_gridded(
 ) -> Dataset:
     """Open NetCDF, Zarr, or an xarray data set.
 
-    Time is found by its CF axis, standard name, units, dates or name; dimensions called member, realization, trajectory, ... number trajectories;
-    the 1 to 3 dimensions that remain are space. Dates with steps of whole years, months, days, ... count in steps. Longitudes that close a
-    ring are periodic; `periodic` names other axes that repeat. Latitudes have area weights.
+    Time is found by its CF axis, standard name, units, dates or name; dimensions called member, realization,
+    trajectory, ... number trajectories; the 1 to 3 dimensions that remain are space. Dates with steps of whole years,
+    months, days, ... count in steps. Longitudes that close a ring are periodic; `periodic` names other axes that
+    repeat. Latitudes have area weights.
 
     Args:
         path: File, store, or xarray data set.

@@ -51,7 +51,7 @@ def _axis_row(axis: Axis) -> list[str]:
 
 
 def _statistics(dataset: Dataset, segments: Sequence[Segment]) -> tuple[list[list[str]], int, int]:
-    """Rows (field, unit, mean, std, min, max, change per step), frames with missing values besides the mask, frames read."""
+    """Rows (field, unit, mean, std, min, max, change), frames with gaps besides the mask, frames read."""
     channels = len(dataset.fields)
     weights = dataset.grid.weights()
     total, square, number = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))

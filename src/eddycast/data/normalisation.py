@@ -1,11 +1,13 @@
 """Physical states <-> numbers of order one, with statistics from the training split only.
 
-The mean may be a number per field, a map per field, or a map that follows the calendar (a climatology of a few annual harmonics):
+The mean may be a number per field, a map per field, or a map that follows the calendar (a climatology of a few annual
+harmonics):
 
-    x = (state - mean(phase)) / std,   mean(phase) = sum_h coefficient_h basis_h(phase),   basis = 1, cos 2 pi phase, sin 2 pi phase, ...
+    x = (state - mean(phase)) / std
+    mean(phase) = sum_h coefficient_h basis_h(phase),   basis = 1, cos 2 pi k phase, sin 2 pi k phase for k = 1, 2, ...
 
-One pass over the data in float64 gathers, per point, the sums that the least-squares fit needs (of values and of one-step
-differences), so memory does not depend on the number of frames.
+One pass over the data in float64 gathers, per point, the sums that the least-squares fit needs (of values and of
+one-step differences), so memory does not depend on the number of frames.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Normalisation:
     """A `Space`: shift and scale per field.
 
     Args:
-        coefficients: Mean and, with a cycle, its harmonics: (1 + 2 K, channel, *space), space sizes 1 where one number serves a field.
+        coefficients: Mean and, with a cycle, its harmonics: (1 + 2 K, channel, *space), space sizes 1 where one number
+            serves a field.
         std: (channel, *space) or with sizes 1, positive.
         increment_std: Standard deviation of one-step differences of normalised states, (channel,), positive.
         names: Field names, to refuse other data.
@@ -60,7 +63,7 @@ class Normalisation:
         return (len(self.coefficients) - 1) // 2
 
     def climatology(self, conditions: Conditions, lead_times: Tensor) -> Tensor:
-        """Mean at each lead time, in physical units: (channel, *space) without a cycle, else (*batch, time, channel, *space)."""
+        """Physical mean at each lead time: (channel, *space) without a cycle, else (*batch, time, channel, *space)."""
         coefficients = self.coefficients
         if self.harmonics == 0:
             return coefficients[0]
@@ -92,7 +95,8 @@ class Normalisation:
         points = self.coefficients.shape[2:]
         if math.prod(points) > 1 and tuple(state.shape[-len(points) :]) != tuple(points):
             raise InputError(
-                f"The statistics belong to a grid of {tuple(points)} points, the data have {tuple(state.shape[-len(points) :])}; "
+                f"The statistics belong to a grid of {tuple(points)} points, the data have "
+                f"{tuple(state.shape[-len(points) :])}; "
                 "use the same grid, or train with a mean per field."
             )
 
@@ -170,7 +174,7 @@ class _Sums:
 
 
 def _chunks(segment: Segment, stride: int, bytes_per_frame: int) -> Iterator[tuple[int, int, int]]:
-    """Ranges (start, own stop, stop): frames up to `own stop` are counted here, those up to `stop` close their differences."""
+    """Ranges (start, own stop, stop): frames before `own stop` count, those before `stop` close differences."""
     size = max(CHUNK_BYTES // bytes_per_frame, 1)
     for start in range(segment.start, segment.stop, size):
         yield start, min(start + size, segment.stop), min(start + size + stride, segment.stop)
@@ -199,7 +203,7 @@ def _gather(dataset: Dataset, split: str, stride: int, harmonics: int, shift: Te
 
 
 def _covered_harmonics(dataset: Dataset, split: str, harmonics: int) -> int:
-    """How many harmonics the frames of a split can carry: at least two frames per coefficient, spread over a whole cycle."""
+    """How many harmonics a split can carry: two frames or more per coefficient, spread over a whole cycle."""
     cycle = dataset.cycle or 1.0
     phases = {
         math.floor(dataset.clock.step(segment.trajectory, frame) % cycle / cycle * 12 + 1e-6) % 12
@@ -229,8 +233,8 @@ def statistics(
     Args:
         dataset: Opened data; only `split` is read.
         split: "train" for anything that is trained.
-        mean: "field" one number per field, "pixel" a map, "cycle" a map with annual harmonics; "auto" takes "cycle" where the data have a
-            cycle, else "pixel" where they have dates (maps of the real world), else "field".
+        mean: "field" one number per field, "pixel" a map, "cycle" a map with annual harmonics; "auto" takes "cycle"
+            where the data have a cycle, else "pixel" where they have dates (maps of the real world), else "field".
         std: One number per field, or a map (population standard deviation of the residual from the mean).
         stride: Frames per step, for the differences.
         harmonics: Annual harmonics at most; fewer where the data do not cover a year or are too few.
@@ -299,7 +303,7 @@ def statistics(
 
 
 def _mean_change(dataset: Dataset, split: str, stride: int, coefficients: Tensor, harmonics: int, pairs: int) -> Tensor:
-    """Mean one-step difference of the residual, (channel, *space): it telescopes, so only the ends of segments are read."""
+    """Mean one-step difference of the residual, (channel, *space); it telescopes: only ends of segments are read."""
     total = torch.zeros(dataset.state_shape, dtype=torch.float64)
     for segment in dataset.segments(split):
         for lane in range(min(stride, len(segment) - stride)):

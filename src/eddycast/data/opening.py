@@ -11,8 +11,9 @@ from eddycast.data.arrays import open_numpy
 from eddycast.data.dataset import Dataset
 from eddycast.data.gridded import NETCDF3_MAGIC, open_gridded
 from eddycast.data.splits import check_fractions
-from eddycast.data.well import find_files, open_hdf5, open_well
+from eddycast.data.well import open_well
 from eddycast.data.well_schema import GROUPS
+from eddycast.data.well_source import find_files, open_hdf5
 from eddycast.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Forecasts and analyses as labelled files.
 
-Layout: dimensions (init, member, lead_time, *space), one variable per field; `init` carries trajectory, frame and time of lead 0. CF attributes,
-provenance in the attributes of the file.
+Layout: dimensions (init, member, lead_time, *space), one variable per field; `init` carries trajectory, frame and time
+of lead 0. CF attributes, provenance in the attributes of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from eddycast import __version__
-from eddycast.data.atomic import atomic_output
+from eddycast.data.atomic import atomic_output, require_space
 from eddycast.data.axes import space_axis
 from eddycast.data.dataset import Initial
 from eddycast.data.gridded import open_xarray
@@ -66,10 +66,11 @@ def to_xarray(
         initial: Data set, trajectories and frames of lead 0 (an analysis: of its first frame).
         lead_times: In steps since lead 0, (lead,), fractions allowed.
         kind: What it is.
-        attributes: Provenance and the rest, over the defaults: `eddycast_run`, `eddycast_recipe`, `eddycast_seed`, `title`, ...; None is left out.
+        attributes: Provenance and the rest, over the defaults: `eddycast_run`, `eddycast_recipe`, `eddycast_seed`,
+            `title`, ...; None is left out.
 
-    Returns: dimensions (init, member, lead_time, *space); points that are not valid are NaN; `lead_time` in the unit of time of the data, and
-        where the data have a calendar `valid_time` too.
+    Returns: dimensions (init, member, lead_time, *space); points that are not valid are NaN; `lead_time` in the unit of
+        time of the data, and where the data have a calendar `valid_time` too.
     Raises: ValueError for shapes that disagree.
     """
     import xarray as xr
@@ -124,6 +125,7 @@ def to_xarray(
         "history": f"{now} eddycast {kind}",
         "eddycast_kind": kind,
         "eddycast_system": system,
+        "eddycast_fields": " ".join(data.field_names),
         "lyapunov_time": data.attributes.get("lyapunov_time"),
         **(attributes or {}),
     }
@@ -191,6 +193,7 @@ def write(content: xr.Dataset, path: str | Path, *, overwrite: bool = True) -> P
                 for name, array in content.data_vars.items()
                 if array.dtype.kind in "fiu"
             }
+            require_space(temporary, content.nbytes)
             content.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
     return target
 
@@ -206,7 +209,8 @@ def read(path: str | Path) -> xr.Dataset:
     content = open_xarray(found, decode=True)
     if "eddycast_kind" not in content.attrs:
         raise InputError(f"{path}: not a forecast or analysis of eddycast (no attribute 'eddycast_kind').")
-    return content
+    names = [name for name in str(content.attrs.get("eddycast_fields", "")).split() if name in content.data_vars]
+    return content[names] if set(names) == set(content.data_vars) else content
 
 
 def grid_of(content: xr.Dataset) -> Grid:

@@ -18,7 +18,8 @@ def is_uniform(coordinates: np.ndarray) -> bool:
 def chebyshev_weights(coordinates: np.ndarray) -> np.ndarray | None:
     """Weights exact for polynomials of degree n - 1 on Chebyshev-Gauss nodes, or None for other points.
 
-        nodes cos(theta_j), theta_j = (j + 1/2) pi / n;  w_j = (2 / n) (1 - 2 sum_{k=1}^{n/2} cos(2 k theta_j) / (4 k^2 - 1))
+        nodes cos(theta_j), theta_j = (j + 1/2) pi / n
+        w_j = (2 / n) (1 - 2 sum_{k=1}^{n/2} cos(2 k theta_j) / (4 k^2 - 1))
 
     The interval is found from the outermost nodes; weights have its length as their sum.
     Source: Fejer's first rule; Waldvogel (2006), doi:10.1007/s10543-006-0045-4.
@@ -71,6 +72,8 @@ def latitude_weights(latitude: np.ndarray) -> np.ndarray:
     Args:
         latitude: Degrees, monotonic.
     """
+    if is_uniform(latitude):  # without the rounding of float32 files
+        latitude = np.linspace(latitude[0], latitude[-1], len(latitude))
     middle = (latitude[1:] + latitude[:-1]) / 2
     edges = np.concatenate([[2 * latitude[0] - middle[0]], middle, [2 * latitude[-1] - middle[-1]]])
     return np.abs(np.diff(np.sin(np.deg2rad(np.clip(edges, -90, 90)))))

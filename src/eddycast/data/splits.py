@@ -40,8 +40,8 @@ def make_splits(
 ) -> dict[str, tuple[Segment, ...]]:
     """Cut trajectories into train, valid and test, in plain order, so that test comes last.
 
-    From as many trajectories as there are parts, whole trajectories are shared out. Two trajectories are cut into train (the first)
-    and valid and test (the second, by time). A single trajectory is cut into blocks of time.
+    From as many trajectories as there are parts, whole trajectories are shared out. Two trajectories are cut into train
+    (the first) and valid and test (the second, by time). A single trajectory is cut into blocks of time.
 
     Args:
         lengths: Frames of each trajectory.

@@ -1,7 +1,8 @@
 """Trajectories in The Well's HDF5 layout, read lazily.
 
-One file holds trajectories of one length: fields of tensor order 0, 1, 2 in `t0_fields`, `t1_fields`, `t2_fields` with the axes
-(trajectory, time, *space, *components), coordinates in `dimensions`, parameters in `scalars`, `boundary_conditions` as masks.
+One file holds trajectories of one length: fields of tensor order 0, 1, 2 in `t0_fields`, `t1_fields`, `t2_fields` with
+the axes (trajectory, time, *space, *components), coordinates in `dimensions`, parameters in `scalars`,
+`boundary_conditions` as masks.
 Layout: Ohana et al. (2024), arXiv:2412.00568, and https://polymathic-ai.org/the_well/data_format.
 """
 
@@ -9,14 +10,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,118 +23,11 @@ from eddycast.data.dataset import SPLITS, Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
 from eddycast.data.well_schema import GROUPS, file_problems, names_of
+from eddycast.data.well_source import Component, WellSource, find_files, open_hdf5
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Boundary, Grid
 
-SUFFIXES = (".hdf5", ".h5")
-MAX_OPEN_FILES = 32
-CHUNK_CACHE_BYTES = 2**25  # of each open file: a chunk of 16 frames stays decompressed for the next window
 STANDARD_ATTRIBUTES = {"dataset_name", "n_spatial_dims", "n_trajectories", "simulation_parameters", "grid_type"}
-
-
-@dataclass(frozen=True)
-class Component:
-    """Where one or more channels come from: a field of the file."""
-
-    name: str
-    group: str
-    order: int
-    sample_varying: bool
-    time_varying: bool
-    dim_varying: tuple[bool, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class WellSource:
-    """Frames of a set of files.
-
-    Args:
-        files: Paths.
-        index: (file, trajectory within it) of each trajectory.
-        frames: Frames of each trajectory.
-        components: Fields, in the order of the channels.
-        shape: (*space).
-    """
-
-    files: tuple[str, ...]
-    index: tuple[tuple[int, int], ...]
-    frames: tuple[int, ...]
-    components: tuple[Component, ...]
-    shape: tuple[int, ...]
-    handles: OrderedDict[tuple[int, str], h5py.File] = field(default_factory=OrderedDict, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "handles": OrderedDict()}
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.frames
-
-    def _open(self, path: str) -> h5py.File:
-        key = (os.getpid(), path)
-        if key not in self.handles:
-            while len(self.handles) >= MAX_OPEN_FILES:
-                self.handles.popitem(last=False)
-            self.handles[key] = open_hdf5(path)
-        self.handles.move_to_end(key)
-        return self.handles[key]
-
-    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
-        number, sample = self.index[trajectory]
-        path = self.files[number]
-        handle = self._open(path)
-        steps = len(range(start, stop, stride))
-        parts = []
-        for component in self.components:
-            try:
-                parts.append(self._read(handle, component, sample, start, stop, stride, steps))
-            except OSError as error:
-                raise InputError(
-                    f"{path}: {component.name!r} cannot be read ({error}); the file is damaged, fetch it again."
-                ) from error
-        return torch.from_numpy(np.concatenate(parts, axis=1))
-
-    def _read(
-        self, handle: h5py.File, component: Component, sample: int, start: int, stop: int, stride: int, steps: int
-    ) -> np.ndarray:
-        """One field as (time, component, *space)."""
-        data: Any = handle[component.group][component.name]  # pyright: ignore[reportIndexIssue]
-        where: tuple[Any, ...] = (sample,) if component.sample_varying else ()
-        where += (slice(start, stop),) if component.time_varying else ()
-        values = np.asarray(data[where], dtype=np.float32)
-        values = values[::stride] if component.time_varying else np.broadcast_to(values, (steps, *values.shape))
-        for axis, varies in enumerate(component.dim_varying):
-            if not varies:
-                values = np.expand_dims(values, 1 + axis)
-        dims = len(self.shape)
-        tail = values.shape[1 + dims :]
-        values = np.broadcast_to(values, (steps, *self.shape, *tail)).reshape(steps, *self.shape, -1)
-        return np.moveaxis(values, -1, 1)
-
-
-def open_hdf5(path: str | Path) -> h5py.File:
-    """Open for reading. Raises: InputError for a damaged file, with the reason."""
-    try:
-        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except OSError as error:
-        reason = "it is cut short" if "truncated" in str(error) else str(error)
-        raise InputError(f"{path}: not a readable HDF5 file ({reason}); fetch or write it again.") from error
-
-
-def find_files(path: Path) -> dict[str, list[Path]]:
-    """Files of each split of a Well directory (or one with a `data` folder), or {"all": files} without such folders."""
-    if path.is_file():
-        return {"all": [path]}
-    root = path / "data" if (path / "data").is_dir() else path
-    found = {split: _hdf5_in(root / split) for split in SPLITS}
-    if any(found.values()):
-        return {split: files for split, files in found.items() if files}
-    loose = _hdf5_in(root)
-    return {"all": loose} if loose else {}
-
-
-def _hdf5_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES) if folder.is_dir() else []
 
 
 def _components(handle: Any) -> list[Component]:
@@ -161,7 +51,8 @@ def _components(handle: Any) -> list[Component]:
 def boundaries(handle: Any, dims: Sequence[str]) -> dict[str, tuple[Boundary, Boundary]]:
     """Kind of boundary at both sides of each axis, open where the file says nothing.
 
-    A side that is only partly wall counts as open, one that is partly open or periodic as that (as The Well's own loader has it).
+    A side that is only partly wall counts as open, one that is partly open or periodic as that (as The Well's own
+    loader has it).
     """
     kinds: dict[str, list[Boundary]] = {dim: ["open", "open"] for dim in dims}
     for condition in handle.get("boundary_conditions", {}).values():
@@ -221,11 +112,13 @@ def _plain(value: Any) -> Any:
 
 
 def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Sequence[float] | None = None) -> Dataset:
-    """Open a directory of The Well (`data/{train,valid,test}/*.hdf5`, the parent of these folders, or loose files) or one file.
+    """Open a directory of The Well (`data/{train,valid,test}/*.hdf5`, the parent of these folders, or loose files) or
+    one file.
 
-    Splits are those of the folders unless `fractions` are given; a missing `valid` is cut from the end of `train`, and with folders other
-    than these everything is cut by trajectory. Vectors become the channels `<name>_x`, `<name>_y`, tensors `<name>_xx`, ...; fields constant in
-    time become static fields if all trajectories share them, otherwise channels that do not change.
+    Splits are those of the folders unless `fractions` are given; a missing `valid` is cut from the end of `train`, and
+    with folders other than these everything is cut by trajectory. Vectors become the channels `<name>_x`, `<name>_y`,
+    tensors `<name>_xx`, ...; fields constant in time become static fields if all trajectories share them, otherwise
+    channels that do not change.
 
     Raises: InputError for damaged files, files that do not belong together, or unknown fields.
     """
@@ -263,13 +156,14 @@ def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Seq
             for sample in range(content["count"]):
                 times = content["time"][sample if len(content["time"]) > 1 else 0]
                 clock = plain_clock(times, "1", str(file))
-                steps.append(clock.dt)
+                steps += [clock.dt] if len(times) > 1 else []
                 origins.append(clock.origins[0])
                 index.append((number, sample))
                 lengths.append(len(times))
                 owner.append(split)
                 scalars = content["scalars"].values()
                 rows.append([float(value[sample] if value.ndim else value) for value in scalars])
+    steps = steps or [1.0]  # single frames have no step
     if not np.allclose(steps, steps[0], rtol=1e-4):
         raise InputError(
             f"{path}: trajectories have different time steps ({min(steps)} to {max(steps)}); open them apart."
@@ -365,7 +259,8 @@ def _compare(first: dict[str, Any], content: dict[str, Any], file: str, other: s
         )
     if list(content["scalars"]) != list(first["scalars"]):
         raise InputError(
-            f"{file}: its scalars ({', '.join(content['scalars']) or 'none'}) differ from those of {other}; keep them in separate folders."
+            f"{file}: its scalars ({', '.join(content['scalars']) or 'none'}) differ from those of {other}; keep them "
+            "in separate folders."
         )
 
 
@@ -380,14 +275,14 @@ def _constants(
         for file in files if not item.sample_varying else files[:1]:
             with open_hdf5(file) as handle:
                 probe = WellSource((file,), ((0, 0),), (1,), (item,), first["grid"].shape)
-                maps.append(probe._read(handle, item, 0, 0, 1, 1, 1)[0])
+                maps.append(probe.one(handle, item, 0, 0, 1, 1, 1)[0])
         if item.sample_varying or any(not np.array_equal(maps[0], other) for other in maps[1:]):
             carried.append(item)
             notes.append(f"{item.name!r} is constant in time but differs between trajectories: carried as a field.")
         elif first["roles"][item.name] == "valid":
             valid = torch.from_numpy(maps[0][0] > 0.5)
         else:
-            tensors.append(torch.from_numpy(np.ascontiguousarray(maps[0])))
+            tensors.append(torch.from_numpy(np.array(maps[0])))
             names += [name for name, _ in _component_names(item, first["dims"])]
     return (torch.cat(tensors) if tensors else None), names, valid, carried
 
@@ -424,19 +319,18 @@ def _splits(
         if "all" not in owner and fractions is None:
             notes.append(f"The folders hold {', '.join(sorted(set(owner)))} only: everything was cut anew.")
         return make_splits(lengths, fractions or DEFAULT_FRACTIONS)
-    whole = {
+    whole: dict[str, tuple[Segment, ...]] = {
         split: tuple(Segment(at, 0, length) for at, length in enumerate(lengths) if owner[at] == split)
         for split in SPLITS
     }
     if not whole["valid"]:
         notes.append("There is no valid folder: valid was cut from the end of train.")
-        train = whole["train"]
-        if len(train) > 1:
-            cut = max(1, round(0.9 * len(train)))
-            cut = min(cut, len(train) - 1)
-            whole["train"], whole["valid"] = train[:cut], train[cut:]
-        else:
-            at, stop = train[0].trajectory, train[0].stop
-            cut = max(1, min(stop - 1, round(0.9 * stop)))
-            whole["train"], whole["valid"] = (Segment(at, 0, cut),), (Segment(at, cut, stop),)
+        train = list(whole["train"])
+        cut = min(max(1, round(0.9 * len(train))), len(train) - 1)
+        whole["train"], whole["valid"] = tuple(train[:cut]), tuple(train[cut:])
+        if len(train) == 1:
+            only = train[0]
+            cut = max(1, min(only.stop - 1, round(0.9 * only.stop)))
+            whole["train"] = (Segment(only.trajectory, 0, cut),)
+            whole["valid"] = (Segment(only.trajectory, cut, only.stop),)
     return whole

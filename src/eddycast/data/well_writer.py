@@ -13,14 +13,15 @@ import h5py
 import numpy as np
 import yaml
 
-from eddycast.data.atomic import atomic_output
+from eddycast.data.atomic import atomic_output, require_space
 from eddycast.data.dataset import SPLITS, Dataset, Segment
-from eddycast.data.well import find_files, open_hdf5
 from eddycast.data.well_schema import GROUPS, file_problems
+from eddycast.data.well_source import find_files, open_hdf5
 from eddycast.errors import InputError
 
 MARK = "# Statistics of the train split, written by eddycast."
 FRAMES_PER_CHUNK = 16
+CHUNK_CACHE_BYTES = 2**20  # of HDF5, written when the file is closed
 PLAIN_TYPES = (str, int, float, bool)
 
 
@@ -63,7 +64,7 @@ def _groups(dataset: Dataset) -> list[_Group]:
         stop = at
         while vector and stop < len(dataset.fields) and dataset.fields[stop].vector == vector:
             stop += 1
-        order = {dims: 1, dims**2: 2}.get(stop - at, 0) if vector else 0
+        order = 1 if stop - at == dims and vector else 2 if stop - at == dims**2 and vector else 0
         count = max(dims**order, 1)
         name = vector if order else dataset.fields[at].name
         groups.append(_Group(name, order, tuple(range(at, at + count))))
@@ -88,9 +89,9 @@ def write_well(
 ) -> Path:
     """Write all splits as `data/{train,valid,test}/*.hdf5` and `stats.yaml`, as The Well's own loader reads them.
 
-    Segments become trajectories, one file for those of equal length in a split. States pass through memory in pieces of one trajectory.
-    Points that are not valid are stored as 0, beside a constant field `valid`. Dates become numbers of steps times dt since 1 January of the
-    first year.
+    Segments become trajectories, one file for those of equal length in a split. States pass through memory in pieces of
+    one trajectory. Points that are not valid are stored as 0, beside a constant field `valid`. Dates become numbers of
+    steps times dt since 1 January of the first year.
 
     Args:
         dataset: Opened data.
@@ -162,6 +163,7 @@ def _write_file(
         for start in range(segment.start, segment.stop, piece):
             stop = min(start + piece, segment.stop)
             states = dataset.read(segment.trajectory, start, stop).nan_to_num(0.0).numpy()
+            require_space(Path(file.filename), states.nbytes + CHUNK_CACHE_BYTES)
             for item, data in targets:
                 part = np.moveaxis(states[:, list(item.channels)], 1, -1)
                 tail = (len(grid.axes),) * item.order

@@ -25,8 +25,8 @@ MEMORY_LIMIT = 2**30
 class WindowBatches:
     """Shuffled windows of one split.
 
-    Batch b takes the windows b B ... (b + 1) B - 1 of an endless stream; each pass over the data (epoch) is a permutation addressed by
-    (seed, epoch), so no window repeats before all have come. A batch may straddle two epochs.
+    Batch b takes the windows b B ... (b + 1) B - 1 of an endless stream; each pass over the data (epoch) is a
+    permutation addressed by (seed, epoch), so no window repeats before all have come. A batch may straddle two epochs.
 
     Args:
         dataset: Opened data.
@@ -54,7 +54,8 @@ class WindowBatches:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0 or self.seed < 0:
             raise ValueError(
-                f"batch_size must be positive, workers and seed not negative: {self.batch_size}, {self.workers}, {self.seed}."
+                f"batch_size must be positive, workers and seed not negative: {self.batch_size}, {self.workers}, "
+                f"{self.seed}."
             )
         object.__setattr__(self, "windows", self.dataset.windows(self.split, self.frames, self.stride))
 

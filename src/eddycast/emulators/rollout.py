@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ def plan_windows(model: WindowModel, lead_times: Tensor) -> list[Window]:
     Raises: InputError for leads that are not positive and ascending, or between steps where the model cannot.
     """
     leads = [float(lead) for lead in lead_times]
-    if not leads or leads[0] <= 0 or any(b <= a for a, b in zip(leads, leads[1:], strict=False)):
+    steps = [b - a for a, b in zip([0.0, *leads], leads, strict=False)]
+    if not leads or not all(2 * TOLERANCE < step < math.inf for step in steps):
         raise InputError(f"Lead times must be positive and ascend, got {leads[:6]}: sort them and drop doubles.")
     between = [lead for lead in leads if abs(lead - round(lead)) > TOLERANCE]
     if between and not model.continuous:

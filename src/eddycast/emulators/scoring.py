@@ -16,10 +16,10 @@ from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
 from eddycast.networks import NetworkConfig, UNetConfig
 from eddycast.noise import MemberNoise
 
-import os
-ENSEMBLE_RATE=float(os.environ.get("ER","0.2"))
-FIRST_GAIN = float(os.environ.get("FG","0.05"))
+FIRST_GAIN = 0.05
 """Gain of the noise at the start: the ensemble begins narrow, at the deterministic forecast, and widens as the score asks for it."""
+ENSEMBLE_RATE = 0.2
+"""Learning rate of the stages with noise, relative to that of the first: at full rate they would undo the accuracy it reached."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ScoringRule(nn.Module):
             stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share, learning_rate=ENSEMBLE_RATE))
         else:
             stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share / 2, learning_rate=ENSEMBLE_RATE))
-            stages.append(Stage("unroll", unrolled, self, self._unrolled_loss, share=share / 2, learning_rate=0.2))
+            stages.append(Stage("unroll", unrolled, self, self._unrolled_loss, share=share / 2, learning_rate=0.5 * ENSEMBLE_RATE))
         return tuple(stages)
 
     def _fields(self, batch: TrainingBatch, copies: int) -> Tensor:

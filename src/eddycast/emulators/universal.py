@@ -41,8 +41,8 @@ class UniversalConfig:
     forecast: float = 0.5
     scattered: float = 0.1
     schedule: Literal["rectified", "cosine"] = "rectified"
-    sampler: str = "adams-bashforth"
-    num_steps: int = 8
+    sampler: str = "ancestral"
+    num_steps: int = 16
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:

@@ -90,8 +90,8 @@ def _dispersion(scores: Scores, field: str) -> list[str]:
     if float(np.nanmax(scores.series("spread", field))) == 0.0:
         return ["Has no spread at all: its members are identical; draw them with different noise."]
     kind = "analysis" if scores.analysis else "forecast"
-    under = (ratio < LOW_RATIO) & ~(high >= 1)
-    over = (ratio > HIGH_RATIO) & ~(low <= 1)
+    under = _persistent((ratio < LOW_RATIO) & ~(high >= 1))
+    over = _persistent((ratio > HIGH_RATIO) & ~(low <= 1))
     sentences = []
     if under.any():
         worst = int(np.where(under, ratio, np.inf).argmin())
@@ -100,6 +100,13 @@ def _dispersion(scores: Scores, field: str) -> list[str]:
         worst = int(np.where(over, ratio, -np.inf).argmax())
         sentences.append(f"Over-dispersed {_span(scores, over, ratio, worst)}: try {LESS_SPREAD[kind]}.")
     return sentences
+
+
+def _persistent(chosen: np.ndarray) -> np.ndarray:
+    """Nothing, unless three lead times in a row (or all there are) stand out: one in twenty does by chance."""
+    need = min(3, len(chosen))
+    runs = np.convolve(chosen, np.ones(need), mode="valid") == need
+    return chosen if runs.any() else np.zeros_like(chosen)
 
 
 def _span(scores: Scores, chosen: np.ndarray, ratio: np.ndarray, worst: int) -> str:

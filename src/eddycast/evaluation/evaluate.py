@@ -99,6 +99,8 @@ def evaluate(
     dims = _space_dims(forecast)
     attribute = forecast["lead_time"].attrs.get("step")
     known = verification(truth, dims, None if attribute is None else float(attribute))
+    if set(dims) == set(known.grid.names):  # by name, so that a square field cannot be compared with its transpose
+        dims = known.grid.names
     channels = _match(forecast, known, dims)
     kind = str(forecast.attrs.get("eddycast_kind", "forecast"))
     leads, notes = _whole_leads(forecast, known, from_zero=kind == "analysis")

@@ -32,7 +32,7 @@ class Scores:
             statistic) is in decades. `high_correlation_time` (field, forecast, convention, average), in units of lead
             time, with `_low`, `_high`; `censored` (field, forecast) is the part of cases still above the threshold at
             the last lead. `nonfinite` and `runaway` (lead_time) count members. `climatology_std` (field).
-        attributes: What was scored: members, cases, time units, Lyapunov time, baseline-free facts and notes.
+        attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes.
     """
 
     data: xr.Dataset

@@ -52,7 +52,7 @@ def table(scores: Scores, *, leads: int = 7) -> str:
 
 
 def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
-    """One row per forecast and one block per field; lead times are those of the shortest forecast.
+    """One row per forecast and one block per field; lead times within reach of the shortest forecast.
 
     Args:
         scores: By name, on the same cases (otherwise the table says so).
@@ -63,7 +63,7 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
     if not scores:
         raise ValueError("compare_table needs at least one entry.")
     shortest = min(scores.values(), key=lambda one: float(one.lead_times[-1]))
-    times = [float(shortest.lead_times[place]) for place in chosen_leads(shortest, leads)]
+    times = _compared_times(shortest, leads)
     lines = []
     for field in dict.fromkeys(field for one in scores.values() for field in one.fields):
         lyapunov = next((one.lyapunov_time for one in scores.values() if one.lyapunov_time), None)
@@ -90,18 +90,27 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
 
 
 def chosen_leads(scores: Scores, number: int) -> list[int]:
-    """Indices of a few lead times: the first, the last, and some between, on whole Lyapunov times where known."""
+    """Indices of a few lead times: first and last, and powers of two between, of Lyapunov times where known."""
     times = scores.lead_times
     if len(times) <= number:
         return list(range(len(times)))
     unit = scores.lyapunov_time
     if unit and times[-1] > 2 * unit:
-        count = number - 1
-        step = max(1, math.ceil(times[-1] / unit / count)) if times[-1] / unit >= count else times[-1] / unit / count
-        marks = [times[0], *(unit * step * i for i in range(1, number) if unit * step * i < times[-1]), times[-1]]
+        top = math.floor(math.log2(times[-1] / unit))
+        marks = [times[0], *(unit * 2.0 ** (top - i) for i in range(number - 2)), times[-1]]
     else:
         marks = np.geomspace(times[0] or times[1], times[-1], number).tolist()
     return sorted({int(np.abs(times - mark).argmin()) for mark in marks})
+
+
+def _compared_times(scores: Scores, number: int) -> list[float]:
+    """1, 2, 4, ... Lyapunov times where the forecast reaches that far, otherwise `chosen_leads`."""
+    last, unit = float(scores.lead_times[-1]), scores.lyapunov_time
+    if unit and last >= unit * 2 ** (number - 1):
+        places = [int(np.abs(scores.lead_times - unit * 2**i).argmin()) for i in range(number)]
+    else:
+        places = chosen_leads(scores, number)
+    return [float(scores.lead_times[place]) for place in places]
 
 
 def spectral(scores: Scores, field: str, band: str, statistic: str) -> float:

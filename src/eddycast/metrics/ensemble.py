@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eddycast.metrics.field import mse, weighted_mean
+from eddycast.metrics.ordering import sort_members
 
 
 def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
@@ -28,15 +29,17 @@ def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
             `fair=False` one member scores its absolute error.
 
     Returns: score, (*shape), lower is better, NaN where a member or the truth is not finite; averaging is left to the
-        caller. The fair score of a small ensemble may be negative at a point; only its expectation is a CRPS.
+        caller. The fair score of a small ensemble may be negative at a point; only its expectation is a CRPS. And it
+        does not see a *single* member run away: its error and its distance to the others cancel. Count such members,
+        or look at `fair=False` as well.
     Raises: ValueError for too few members or shapes that disagree.
-    Source: Ferro (2014), doi:10.1002/qj.2270. Cost O(M log M), by sorting.
+    Source: Ferro (2014), doi:10.1002/qj.2270. By sorting: O(M log^2 M) up to 128 members, then O(M log M).
     """
     members = _members(ensemble, truth, 2 if fair else 1, "The fair CRPS", "draw more, or pass fair=False")
     rank = torch.arange(1, members + 1, dtype=ensemble.dtype, device=ensemble.device)
     weight = (2 * rank - members - 1) / (members * max(members - 1 if fair else members, 1))
     # Sorted relative to the truth: an offset (kelvin) would cost digits in the sum over pairs.
-    error = (ensemble - truth).sort(dim=0).values
+    error = sort_members(ensemble - truth)
     return error.abs().mean(dim=0) - torch.tensordot(weight, error, dims=1)
 
 
@@ -135,7 +138,7 @@ def coverage(ensemble: Tensor, truth: Tensor, level: float) -> Tensor:
     highest = (members - 1) / (members + 1)
     if not 0 < level <= highest + 1e-12:
         raise ValueError(f"{members} members span central intervals up to {highest:.3f}, asked was {level}.")
-    ordered = ensemble.sort(dim=0).values
+    ordered = sort_members(ensemble)
     position = min(max((1 - level) / 2 * (members + 1), 1.0), members)
     first = min(math.floor(position + 1e-9), members - 1)
     part = max(position - first, 0.0)

@@ -21,6 +21,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): check the folder, its rights and space.") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): check the folder, its rights and space."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -71,7 +71,10 @@ def read_netcdf(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable NetCDF-4 file: {str(error).splitlines()[0]}") from error
     attributes = dict(dataset.attrs)
     if attributes.get("eddycast_kind") != "observations":
-        raise InputError(f"{path} holds no observations (eddycast_kind is {attributes.get('eddycast_kind')!r}): make it with `observe`.")
+        raise InputError(
+            f"{path} holds no observations (eddycast_kind is {attributes.get('eddycast_kind')!r}): make it with "
+            "`observe`."
+        )
     content = json.loads(attributes["eddycast_observations"])
     grid = Grid.from_dict(content["grid"])
     fields = tuple((name, units) for name, units in content["fields"])

@@ -69,7 +69,9 @@ class Observations:
         factor = self.factor or (1,) * len(self.grid.axes)
         object.__setattr__(self, "factor", factor)
         if any(size % cells for size, cells in zip(self.grid.shape, factor, strict=True)):
-            raise InputError(f"Blocks of {factor} do not divide the grid {self.grid.shape}: choose divisors of each axis.")
+            raise InputError(
+                f"Blocks of {factor} do not divide the grid {self.grid.shape}: choose divisors of each axis."
+            )
         observed = tuple(size // cells for size, cells in zip(self.grid.shape, factor, strict=True))
         cases = len(self.trajectories)
         expected = (cases, len(self.fields), *observed)
@@ -80,7 +82,9 @@ class Observations:
                 f"({cases}, time, {len(self.fields)}, {', '.join(map(str, observed))}): check the grid and the fields."
             )
         if self.noise_std.shape != (len(self.fields),):
-            raise InputError(f"One noise std per field expected ({len(self.fields)}), got {tuple(self.noise_std.shape)}.")
+            raise InputError(
+                f"One noise std per field expected ({len(self.fields)}), got {tuple(self.noise_std.shape)}."
+            )
         for (name, _), std in zip(self.fields, self.noise_std.tolist(), strict=True):
             if not 0 < std < float("inf"):
                 raise InputError(f"The noise std of field {name!r} is {std:g}: it must be positive and finite.")
@@ -118,7 +122,7 @@ class Observations:
         return self.noise_std.reshape(-1, *(1,) * len(self.grid.axes))
 
     def operator(self, start: int = 0, stop: int | None = None) -> MaskOperator | CoarsenOperator:
-        """The operator of frames [start, stop) of all cases; acts on physical states (*batch, case, time, channel, *space).
+        """The operator of frames [start, stop) of all cases, for physical states (*batch, case, time, channel, *space).
 
         Block means weigh cells by the grid's quadrature weights and leave out invalid cells.
         """
@@ -192,7 +196,9 @@ class Observations:
             if name not in names:
                 raise InputError(f"Observed field {name!r} is not in the run, which has {', '.join(names)}.")
         if mine != names:
-            raise InputError(f"Observations hold the fields {', '.join(mine)}; the run expects {', '.join(names)}, in order.")
+            raise InputError(
+                f"Observations hold the fields {', '.join(mine)}; the run expects {', '.join(names)}, in order."
+            )
         if self.grid.shape != grid.shape:
             raise InputError(f"Observations stand on a grid of {self.grid.shape} points, the run on {grid.shape}.")
         for ours, theirs in zip(self.grid.axes, grid.axes, strict=True):
@@ -247,7 +253,9 @@ class Observations:
             return cls.from_netcdf(path)
         if path.suffix == ".csv":
             return cls.from_csv(path)
-        raise InputError(f"{path}: observations are read from .nc or .csv, not {path.suffix or 'a file without suffix'!r}.")
+        raise InputError(
+            f"{path}: observations are read from .nc or .csv, not {path.suffix or 'a file without suffix'!r}."
+        )
 
     def save(self, path: str | Path) -> None:
         """Write `.nc` or `.csv`, by the suffix. Raises: InputError for another suffix."""
@@ -256,7 +264,9 @@ class Observations:
             return self.to_netcdf(path)
         if path.suffix == ".csv":
             return self.to_csv(path)
-        raise InputError(f"{path}: observations are written as .nc or .csv, not {path.suffix or 'a file without suffix'!r}.")
+        raise InputError(
+            f"{path}: observations are written as .nc or .csv, not {path.suffix or 'a file without suffix'!r}."
+        )
 
 
 def cell_weights(grid: Grid, valid: Tensor | None) -> Tensor:

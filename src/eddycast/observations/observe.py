@@ -44,8 +44,8 @@ def observe(
         grid, fields, dt, time_units: Grid, (name, unit) per channel, time step and its unit.
         noise_std: Noise of each channel in its unit, (channel,).
         seed: Seed; positions and noise depend on (seed, trajectory, first frame), not on the other cases.
-        fraction: Share of the valid points seen, drawn anew at each frame. The number of points is fraction * valid points,
-            rounded up or down at random so that its mean is exact; all channels share the points.
+        fraction: Share of the valid points seen, drawn anew at each frame. The number of points is fraction * valid
+            points, rounded up or down at random so that its mean is exact; all channels share the points.
         sensors: Number of fixed random points, the same at all frames of a case.
         coarsen: Cells per block, for all axes or for each; every block mean is seen.
         trajectories, frames: Numbers of the cases (case,); by default 0, 1, 2 ... and 0.
@@ -59,7 +59,7 @@ def observe(
     """
     if sum(choice is not None for choice in (fraction, sensors, coarsen)) != 1:
         raise InputError("Choose exactly one of fraction, sensors and coarsen.")
-    cases, num_times, channels = states.shape[:3]
+    cases, num_times = states.shape[:2]
     trajectories = torch.arange(cases) if trajectories is None else trajectories
     frames = torch.zeros(cases, dtype=torch.long) if frames is None else frames
     names = [name for name, _ in fields]

@@ -1,7 +1,7 @@
 """Observation operators: what a noise-free instrument sees of physical states.
 
-An operator keeps one entry per cell and puts 0 where nothing is observed. Values are stored with 0 there as well, so that
-unobserved entries never have a residual, for any noise; a batch may then hold cases with different masks.
+An operator keeps one entry per cell and puts 0 where nothing is observed. Values are stored with 0 there as well, so
+that unobserved entries never have a residual, for any noise; a batch may then hold cases with different masks.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class CoarsenOperator:
 
     Args:
         factor: Cells per block along each space axis; each divides its axis.
-        weights: Non-negative weight of each cell (*space), such as its area; 0 keeps a cell out (land). None means equal.
-        mask: True where a block is observed, shape broadcasting against the coarse (*batch, time, channel, *blocks); None
-            means everywhere.
+        weights: Non-negative weight of each cell (*space), such as its area; 0 keeps a cell out (land). None means
+            equal.
+        mask: True where a block is observed, shape broadcasting against the coarse (*batch, time, channel, *blocks);
+            None means everywhere.
     """
 
     factor: tuple[int, ...]

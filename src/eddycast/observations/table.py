@@ -1,7 +1,8 @@
 """Observations as CSV: one row per observed value, under a header that says all the rest.
 
-Rows: trajectory, start_frame, time_index, field, one column per axis of the grid, value, std. The lines before them start with
-`#`; the one with `eddycast:` holds JSON. A table without these lines (stations of one's own) is read too, given a grid.
+Rows: trajectory, start_frame, time_index, field, one column per axis of the grid, value, std. The lines before them
+start with `#`; the one with `eddycast:` holds JSON. A table without these lines (stations of one's own) is read too,
+given a grid.
 """
 
 from __future__ import annotations
@@ -58,10 +59,8 @@ def write_csv(observations: Observations, path: Path) -> None:
         for case, time, channel, *point in torch.nonzero(o.mask).tolist():
             place = [repr(float(axis[i])) for axis, i in zip(centres, point, strict=True)]
             value = values[(case, time, channel, *point)]
-            writer.writerow(
-                [int(o.trajectories[case]), int(o.frames[case]), time, o.fields[channel][0], *place]
-                + [str(value), repr(float(o.noise_std[channel]))]
-            )
+            who = [int(o.trajectories[case]), int(o.frames[case]), time, o.fields[channel][0]]
+            writer.writerow([*who, *place, str(value), repr(float(o.noise_std[channel]))])
 
 
 def read_csv(
@@ -93,7 +92,9 @@ def read_csv(
         try:
             content = json.loads(marked[0].removeprefix(MARK))
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}: the header line '{MARK.strip()}' is damaged ({error}): write the file anew.") from error
+            raise InputError(
+                f"{path}: the header line '{MARK.strip()}' is damaged ({error}): write the file anew."
+            ) from error
         grid = Grid.from_dict(content["grid"])
     elif grid is None or fields is None or dt is None:
         raise InputError(f"{path} has no '{MARK.strip()}' header line: say the grid, the fields and dt of the run.")
@@ -185,7 +186,9 @@ def _bare(
         num_times = 1 + max(int(row["time_index"]) for row in rows)
         std = {row["field"]: float(row["std"]) for row in reversed(rows)}
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: trajectory, start_frame and time_index must be integers, std a number: {error}.") from error
+        raise InputError(
+            f"{path}: trajectory, start_frame and time_index must be integers, std a number: {error}."
+        ) from error
     return {
         "kind": "points",
         "factor": [1] * len(grid.axes),

@@ -99,14 +99,22 @@ def recipe_from_dict(content: Any, where: str) -> Recipe:
     try:
         recipe = ADAPTER.validate_python(dict(content))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}.") from error
+        raise InputError(f"{where}: {explain(error)}") from error
     unknown = _unknown_keys(content, recipe_to_dict(recipe))
     if unknown:
         key, known = unknown[0]
         raise InputError(f"{where}: unknown setting {key!r}; known there: {', '.join(known)}.")
     return recipe
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that did not fit: its place, what was expected, what came."""
+    first = error.errors(include_url=False)[0]
+    place = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
+    if first["type"] == "value_error":  # our own text, from a check of a settings class
+        return place + str(first["ctx"]["error"])
+    came = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
+    return f"{place}{first['msg'].rstrip('.')}{came}."
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -127,8 +135,18 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
             target = target[part]
         if last not in target and path.split(".")[-2:-1] != ["parameters"]:
             raise InputError(f"--set {path}: there is no {last!r}; known there: {', '.join(target)}.")
-        target[last] = yaml.safe_load(value) if isinstance(value, str) else value
+        target[last] = parse_value(value, f"--set {path}")
     return recipe_from_dict(content, "--set")
+
+
+def parse_value(value: Any, where: str) -> Any:
+    """Text as YAML, anything else as it is. Raises: InputError for text that is no YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: {value!r} is not a value; write numbers, words, [lists] or null.") from error
 
 
 def read_recipe(path: Path) -> Recipe:

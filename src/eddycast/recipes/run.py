@@ -24,6 +24,7 @@ from eddycast.files import read_json, write_json
 from eddycast.grid import Grid
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from eddycast.training import (
+    FREE_SETTINGS,
     SCHEMA_VERSION,
     Position,
     RunDirectory,
@@ -101,17 +102,17 @@ def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> No
     grid = Grid.from_dict(summary["grid"])
     if len(grid.axes) != len(dataset.grid.axes):
         raise InputError(
-            f"{name} was trained in {len(grid.axes)}-D ({' x '.join(grid.names)}); the data are "
-            f"{len(dataset.grid.axes)}-D ({' x '.join(dataset.grid.names)}): train on these."
-        )
-    if grid.periodic != dataset.grid.periodic:
-        raise InputError(
-            f"{name} was trained with periodic axes {grid.periodic}; the data have {dataset.grid.periodic}: train on these."
+            f"{name} was trained on a grid of dimension {len(grid.axes)} ({', '.join(grid.names)}); the data have "
+            f"{len(dataset.grid.axes)} ({', '.join(dataset.grid.names)}): train on these."
         )
     if grid.shape != dataset.grid.shape:
         raise InputError(
             f"{name} was trained on {' x '.join(map(str, grid.shape))} points; the data have "
             f"{' x '.join(map(str, dataset.grid.shape))}: regrid them, or train on these."
+        )
+    if grid.periodic != dataset.grid.periodic:
+        raise InputError(
+            f"{name} was trained on {boundaries(grid)}; the data have {boundaries(dataset.grid)}: train on these."
         )
     if abs(dataset.dt - summary["dt"]) > 1e-4 * summary["dt"]:
         raise InputError(
@@ -120,9 +121,44 @@ def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> No
         )
     if list(dataset.parameter_names) != summary["parameter_names"]:
         raise InputError(
-            f"{name} was trained with the parameters {summary['parameter_names']}; the data have "
-            f"{list(dataset.parameter_names)}."
+            f"{name} was trained with the parameters {', '.join(summary['parameter_names']) or 'none'}; the data have "
+            f"{', '.join(dataset.parameter_names) or 'none'}: give data with the same parameters, or train on these."
         )
+
+
+def boundaries(grid: Grid) -> str:
+    """Kind of each axis in words."""
+    return ", ".join(f"{axis.name} {'periodic' if axis.periodic else 'bounded'}" for axis in grid.axes)
+
+
+def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: Normalisation) -> None:
+    """Raises: InputError when a run was begun with another recipe, or other data, than it is to be resumed with."""
+    begun = read_json(files.config)
+    check_compatible(begun["data"], dataset, str(files.path))
+    changed = [
+        key
+        for key in differences(begun["recipe"], recipe_to_dict(recipe))
+        if not key.startswith(("name", "description", "published", "evaluation.", "simulation"))
+        and key.removeprefix("training.") not in FREE_SETTINGS
+    ]
+    if changed:
+        raise InputError(
+            f"{files.path} was begun with another {', '.join(changed)}: resume with the same settings, or train anew in another --out."
+        )
+    tensors, _ = read_tensors(files.component("space"))
+    now = space.to_tensors()
+    if any(not torch.allclose(now[key], value, rtol=1e-4) for key, value in tensors.items()):
+        raise InputError(
+            f"{files.path} was begun with data of other statistics: resume with the same --data, or train anew in another --out."
+        )
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Paths such as `training.steps` at which two trees of plain values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{path}{key}.")]
+    return [] if old == new else [path.rstrip(".")]
 
 
 def train_recipe(
@@ -146,7 +182,10 @@ def train_recipe(
     Raises: InputError for a stage that does not exist, weights that do not fit, or nothing to resume.
     """
     files = RunDirectory(directory)
-    if files.config.exists() and not resume and stage is None:
+    begun = files.config.exists() and files.component("space").exists()
+    if resume and not begun:
+        raise InputError(f"There is nothing to resume in {directory}: leave --resume out.")
+    if begun and not resume and stage is None:
         raise InputError(f"{directory} already holds a run: pass --resume to go on with it, or choose another --out.")
     shape = model_shape(dataset, recipe)
     model = seeded_model(recipe, shape).to(device)
@@ -154,6 +193,8 @@ def train_recipe(
     stages = model.stages()
     frames = max(each.frames for each in stages)
     space = statistics(dataset, "train", mean=recipe.space.mean, std=recipe.space.std)
+    if resume:
+        check_resumed(files, recipe, dataset, space)
     sample = sample_windows(dataset, space, frames)
     model.prepare(sample.to(device))  # type: ignore[operator]
     guard = SpectralGuard.fit(sample, dataset.grid.periodic) if recipe.guard and space.mean[0].numel() == 1 else None
@@ -204,11 +245,14 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
             f"{name} has schema version {config.get('schema_version')}, this eddycast reads {SCHEMA_VERSION}: "
             f"use eddycast {config.get('eddycast_version', 'of its time')}."
         )
+    lacking = [key for key in ("recipe", "data", "shape", "provenance") if key not in config]
+    if lacking:
+        raise InputError(f"{files.config} has no {lacking[0]!r}: was it edited? Restore it or train again.")
     if not config["provenance"]["trained"]:
         raise InputError(f"{name} has not finished training: go on with `eddycast train ... --out {path} --resume`.")
     recipe = recipe_from_dict(config["recipe"], str(files.config))
     shape = ModelShape(**{key: tuple(v) if isinstance(v, list) else v for key, v in config["shape"].items()})
-    model = build_model(recipe.emulator, shape)
+    model = seeded_model(recipe, shape)
     load_weights(model, files)
     tensors, _ = read_tensors(files.component("space"))
     space = Normalisation.from_tensors(tensors, read_json(files.normalization))

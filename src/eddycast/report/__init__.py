@@ -1,9 +1,11 @@
 """Pictures, movies and the HTML report."""
 
 from eddycast.report.animation import animate
+from eddycast.report.collect import report_from
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, write_report
 from eddycast.report.plots import plot
-from eddycast.report.truth import truth_for
+from eddycast.report.story import comparison, story_report
+from eddycast.report.truth import states_of, truth_for
 
 __all__ = [
     "Finding",
@@ -13,7 +15,11 @@ __all__ = [
     "Section",
     "Table",
     "animate",
+    "comparison",
     "plot",
+    "report_from",
+    "states_of",
+    "story_report",
     "truth_for",
     "write_report",
 ]

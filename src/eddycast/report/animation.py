@@ -43,7 +43,8 @@ def animate(
         frames: Most frames; a longer forecast is thinned evenly, its first and last lead times kept.
         rate: Frames per second.
 
-    Raises: InputError for a suffix other than .gif and .mp4, for .mp4 without the extra `video`, and for what `view` refuses.
+    Raises: InputError for a suffix other than .gif and .mp4, for .mp4 without the extra `video`, and for what `view`
+    refuses.
     """
     path = Path(out)
     suffix = path.suffix.lower()
@@ -54,7 +55,11 @@ def animate(
     whole = view(source, field, init, examples=8, leads=_chosen(source, frames), points=_POINTS)
     reference = None if truth is None else aligned(truth, whole, init, points=_POINTS)
     images = list(_frames(whole, reference))
-    ramps = [] if len(whole.space) == 1 else [colour_scale((reference or whole).mean, whole.hint)[0], spread_scale(np.ones(1))[0]]
+    ramps = (
+        []
+        if len(whole.space) == 1
+        else [colour_scale((reference or whole).mean, whole.hint)[0], spread_scale(np.ones(1))[0]]
+    )
     encoded = _gif(images, rate, ramps) if suffix == ".gif" else _mp4(images, rate)
     write_bytes(path, encoded)
     return path
@@ -95,14 +100,20 @@ def _lines(whole: View, truth: View | None) -> tuple[Figure, Update]:
     axes.set_ylabel(with_units(whole.label, whole.units))
     clock = axes.set_title(" ")
     figure.suptitle(plain(whole.title), x=0.01, ha="left", fontsize=10, color=INK)
-    thin = [axes.plot(axis.values, axis.values * 0, color=LINES[0], linewidth=0.8, alpha=0.45)[0] for _ in whole.examples]
+    thin = [
+        axes.plot(axis.values, axis.values * 0, color=LINES[0], linewidth=0.8, alpha=0.45)[0] for _ in whole.examples
+    ]
     thin[0].set_label("members" if whole.members > 1 else whole.kind)
     lines: list[tuple[Any, np.ndarray]] = [(line, states) for line, states in zip(thin, whole.examples, strict=True)]
     if whole.members > 1:
-        mean = axes.plot(axis.values, axis.values * 0, color=LINES[0], linewidth=2.2, label=f"mean of {whole.members}")[0]
+        mean = axes.plot(axis.values, axis.values * 0, color=LINES[0], linewidth=2.2, label=f"mean of {whole.members}")[
+            0
+        ]
         lines.append((mean, whole.mean))
     if truth is not None:
-        line = axes.plot(axis.values, axis.values * 0, color=INK, linewidth=1.6, linestyle=(0, (4, 1.5)), label="truth")[0]
+        line = axes.plot(
+            axis.values, axis.values * 0, color=INK, linewidth=1.6, linestyle=(0, (4, 1.5)), label="truth"
+        )[0]
         lines.append((line, truth.mean))
     axes.legend(loc="lower right", ncols=3, bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
 
@@ -135,7 +146,10 @@ def _maps(whole: View, truth: View | None) -> tuple[Figure, Update]:
     for axes, panel in zip(grid, panels, strict=True):
         values = panel.values.transpose(0, 2, 1) if transpose else panel.values
         drawn = draw_image(axes, values[0], across, upwards, scales[panel.scale])
-        flips = tuple(slice(None, None, -1) if a.values.size > 1 and a.values[0] > a.values[-1] else slice(None) for a in (upwards, across))
+        flips = tuple(
+            slice(None, None, -1) if a.values.size > 1 and a.values[0] > a.values[-1] else slice(None)
+            for a in (upwards, across)
+        )
         shown.append((drawn, np.ma.masked_invalid(values[(slice(None), *flips)])))
         axes.set_title(panel.title.removeprefix("forecast: ").removeprefix("analysis: "))
         axes.set_xlabel(with_units(across.name, across.units))
@@ -157,7 +171,7 @@ def _maps(whole: View, truth: View | None) -> tuple[Figure, Update]:
 
 
 def _gif(images: list[Image.Image], rate: int, ramps: list[Colormap]) -> bytes:
-    """Frames of one palette, taken from the first, middle and last of them and the colour maps, so that colours do not flicker."""
+    """Frames of one palette, from a few of them and the colour maps: colours do not flicker."""
     width, height = images[0].size
     sample = Image.new("RGB", (width, 4 * height), "white")
     for place, number in enumerate((0, len(images) // 2, len(images) - 1)):
@@ -173,7 +187,13 @@ def _gif(images: list[Image.Image], rate: int, ramps: list[Colormap]) -> bytes:
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     stream = io.BytesIO()
     indexed[0].save(
-        stream, format="GIF", save_all=True, append_images=indexed[1:], duration=round(1000 / rate), loop=0, optimize=False
+        stream,
+        format="GIF",
+        save_all=True,
+        append_images=indexed[1:],
+        duration=round(1000 / rate),
+        loop=0,
+        optimize=False,
     )
     return stream.getvalue()
 

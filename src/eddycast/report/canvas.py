@@ -1,7 +1,7 @@
 """Canvas of every picture: palette, style, units in words, and bytes that are the same each time they are drawn.
 
-Only matplotlib's object interface is used (`Figure` with an Agg canvas), so nothing depends on a display, on a backend or on
-what the caller does with pyplot; style settings hold inside `styled()` and are put back afterwards.
+Only matplotlib's object interface is used (`Figure` with an Agg canvas), so nothing depends on a display, on a backend
+or on what the caller does with pyplot; style settings hold inside `styled()` and are put back afterwards.
 """
 
 from __future__ import annotations
@@ -21,13 +21,24 @@ from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # cmocean builds its maps in a way that matplotlib 3.11 frowns at
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # cmocean builds its maps in a way that matplotlib 3.11 frowns at
     import cmocean
 
 INK = "#18222d"  # text and axes; becomes the page's own text colour where a picture is embedded
 MISSING = "#8c929a"  # land, and whatever else has no value
 GRID = "#8c929a"
-LINES = ("#2f7fd1", "#e0702c", "#2a9d6f", "#a06cc9", "#d2475a", "#1a9cb0", "#b38a1d", "#7d8590")  # legible on light and on dark
+LINES = (
+    "#2f7fd1",
+    "#e0702c",
+    "#2a9d6f",
+    "#a06cc9",
+    "#d2475a",
+    "#1a9cb0",
+    "#b38a1d",
+    "#7d8590",
+)  # legible on light and on dark
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -74,7 +85,7 @@ _STYLE = {
 @contextmanager
 def styled() -> Iterator[None]:
     """The package's style for the pictures drawn inside; the caller's settings come back on leaving."""
-    with matplotlib.rc_context(cast(dict[str, Any], _STYLE)):
+    with matplotlib.rc_context(cast(Any, _STYLE)):
         yield
 
 
@@ -144,9 +155,9 @@ def plain(text: str) -> str:
 def colour_scale(values: np.ndarray, hint: str = "") -> tuple[Colormap, float, float]:
     """Colour map with its lower and upper end for the finite values of a field.
 
-    Values on both sides of zero get a diverging map with zero in its middle, others a sequential one: thermal where `hint`
-    (name, standard name, units) speaks of temperature. The ends are the 0.2 and 99.8 percentiles, so that one wild point does
-    not bleach a picture.
+    Values on both sides of zero get a diverging map with zero in its middle, others a sequential one: thermal where
+    `hint` (name, standard name, units) speaks of temperature. The ends are the 0.2 and 99.8 percentiles, so that one
+    wild point does not bleach a picture.
     """
     finite = values[np.isfinite(values)]
     low, high = (float(q) for q in np.percentile(finite, [0.2, 99.8])) if finite.size else (0.0, 1.0)
@@ -177,9 +188,14 @@ def lyapunov_axis(axes: Axes, lyapunov_time: float | None) -> None:
     if lyapunov_time is None or not lyapunov_time > 0:
         return
     scale = float(lyapunov_time)
-    second = axes.secondary_xaxis("top", functions=(lambda t: t / scale, lambda t: t * scale))
+    second = axes.secondary_xaxis("top", functions=(lambda t: np.asarray(t) / scale, lambda t: np.asarray(t) * scale))
     second.set_xlabel("Lyapunov times", fontsize=8.0, labelpad=3, loc="right")
     second.tick_params(labelsize=7.5, length=2.5, pad=1)
+
+
+def is_solver(name: str) -> bool:
+    """Whether a method is the numerical solver or a perfect model, by its name."""
+    return re.search(r"solver|simulator|system:|oracle|perfect model", name.lower()) is not None
 
 
 def line_style(name: str, rank: int) -> dict[str, Any]:
@@ -188,6 +204,6 @@ def line_style(name: str, rank: int) -> dict[str, Any]:
     dashes = "-"
     if re.search(r"persist|climat|interpol|baseline", lower):
         dashes = "--"
-    elif re.search(r"solver|simulator|system:|oracle", lower):
+    elif is_solver(name):
         dashes = ":"
     return {"color": LINES[rank % len(LINES)], "linestyle": dashes}

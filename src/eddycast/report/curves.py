@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from eddycast.report.canvas import INK, line_style, lyapunov_axis, new_figure, styled, with_units
 
@@ -80,7 +81,7 @@ def method_ranks(charts: Sequence[Chart]) -> dict[str, int]:
 def spectra(
     charts: Sequence[Chart], x_label: str, *, ranks: Mapping[str, int] | None = None, reference: str = "truth"
 ) -> Figure:
-    """Power over wavenumber, both logarithmic, one chart for each lead time; the truth is a thick grey line below the others."""
+    """Power over wavenumber, one chart for each lead time; the truth is a wide grey line below the others."""
     ranks = method_ranks(charts) if ranks is None else ranks
     with styled():
         figure = new_figure(max(3.2 * len(charts), 5.6), 3.25)
@@ -101,14 +102,21 @@ def spectra(
                     tops.append(y.max())
             axes.set_xscale("log")
             axes.set_yscale("log")
+            low, high = axes.get_xlim()
+            if high < 200 * low:  # too few powers of ten to read a value from
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(chart.title)
             axes.set_xlabel(x_label)
             _frame(axes)
         grid[0].set_ylabel(with_units("power", charts[0].units))
         if tops:
             peak = max(tops)
-            floor = max(min(bottoms) if bottoms else peak * 1e-10, peak * 1e-12)
-            grid[0].set_ylim(floor / 5, peak * 4)  # what lies far below the truth's own floor would only squeeze the picture
+            floor = max(min(bottoms, default=peak * 1e-9), peak * 1e-9)
+            grid[0].set_ylim(
+                floor / 5, peak * 4
+            )  # what lies far below the truth's own floor would only squeeze the picture
         _legend(figure)
     return figure
 
@@ -159,7 +167,9 @@ def spread_skill(curves: Sequence[Curve], units: str, ranks: Mapping[str, int] |
         axes.plot([0, top], [0, top], color=INK, linewidth=1.0, linestyle=(0, (4, 2)))
         for number, curve in enumerate(curves):
             style = line_style(curve.method, number if ranks is None else ranks.get(curve.method, number))
-            axes.plot(curve.x, curve.y, marker="o", markersize=3, label=curve.method, **style)
+            axes.plot(
+                curve.x, curve.y, marker="o", markersize=2.5 if curve.x.size < 50 else 0, label=curve.method, **style
+            )
         axes.text(0.06 * top, 0.94 * top, "too little spread", fontsize=8, color=INK, alpha=0.75, va="top")
         axes.text(0.95 * top, 0.06 * top, "too much spread", fontsize=8, color=INK, alpha=0.75, ha="right")
         axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
@@ -172,7 +182,8 @@ def spread_skill(curves: Sequence[Curve], units: str, ranks: Mapping[str, int] |
 
 
 def training_curve(steps: np.ndarray, losses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Loss over steps, logarithmic: (steps, values) of each series; a series with many points is drawn as its running median.
+    """Loss over steps, logarithmic: (steps, values) of each series; a series with many points is drawn as its running
+    median.
 
     Args:
         steps: Steps at which a new stage starts; a line is drawn at each but the first.
@@ -210,8 +221,8 @@ def _chart(axes: Axes, chart: Chart, ranks: Mapping[str, int], pad: float) -> No
         axes.axhline(chart.guide, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.8)
         if chart.guide_label:
             axes.annotate(
-                chart.guide_label, (1, chart.guide), xycoords=("axes fraction", "data"), xytext=(-3, 3),
-                textcoords="offset points", ha="right", fontsize=7.5, color=INK, alpha=0.8,
+                chart.guide_label, (1, chart.guide), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                textcoords="offset points", va="center", fontsize=7.5, color=INK, annotation_clip=False,
             )  # fmt: skip
     arrow = {"lower": "lower is better", "higher": "higher is better", "": ""}[chart.better]
     axes.set_title(chart.title + (f"  ({arrow})" if arrow else ""), y=1.0, pad=pad)

@@ -12,9 +12,20 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from eddycast.errors import InputError
-from eddycast.report.canvas import INK, MISSING, colour_scale, lyapunov_axis, new_figure, plain, spread_scale, styled, with_units
+from eddycast.report.canvas import (
+    INK,
+    MISSING,
+    colour_scale,
+    lyapunov_axis,
+    new_figure,
+    plain,
+    spread_scale,
+    styled,
+    with_units,
+)
 from eddycast.report.view import SpaceAxis, View
 
 _MOST_DOTS = 20_000  # observations above this number are drawn as an image
@@ -24,7 +35,8 @@ _MOST_DOTS = 20_000  # observations above this number are drawn as an image
 class Panel:
     """One row of a picture: values (lead_time, *space), or observations, drawn as dots where they are not missing.
 
-    `scale` joins rows to one colour bar: `state` or `spread`. `space` and `leads` are given where they differ from the view's.
+    `scale` joins rows to one colour bar: `state` or `spread`. `space` and `leads` are given where they differ from the
+    view's.
     """
 
     title: str
@@ -59,9 +71,7 @@ def panels_of(view: View, truth: View | None = None, observations: View | None =
     return rows
 
 
-def field_picture(
-    view: View, truth: View | None = None, observations: View | None = None, *, leads: int = 5
-) -> Figure:
+def field_picture(view: View, truth: View | None = None, observations: View | None = None, *, leads: int = 5) -> Figure:
     """Picture of a forecast or an analysis, of the kind that its dimension asks for.
 
     Args:
@@ -115,13 +125,13 @@ def space_time(view: View, panels: Sequence[Panel], *, mark: float | None = None
 def maps(view: View, panels: Sequence[Panel], leads: int = 5) -> Figure:
     """Maps: a row for each panel, a column for each of `leads` lead times spread over the file."""
     with styled():
-        chosen = pick_leads(view, leads)
         across, upwards, transpose = orient(view.space)
         aspect = map_aspect(across, upwards)
-        ratio = aspect * np.ptp(_limits(upwards.values)) / np.ptp(_limits(across.values)) if aspect else 0.7
+        ratio = aspect * np.ptp(_limits(upwards.values)) / np.ptp(_limits(across.values)) if aspect else 0.45
         ratio = float(np.clip(ratio, 0.25, 2.5))
-        # Narrow fields get narrower columns, so that the maps fill their places.
-        width = min(9.2 / len(chosen), 2.6, 2.6 / ratio)
+        # Wide fields get fewer and wider columns, narrow ones narrower columns, so that the maps fill their places.
+        chosen = pick_leads(view, leads if ratio > 0.5 else min(leads, 3))
+        width = min(9.0 / len(chosen), 3.0, 2.6 / ratio)
         figure = new_figure(max(width * len(chosen) + 1.4, 4.8), (width * ratio + 0.3) * len(panels) + 0.75)
         grid = figure.subplots(len(panels), len(chosen), sharex=True, sharey=True, squeeze=False)
         _pack(figure)
@@ -155,14 +165,16 @@ def maps(view: View, panels: Sequence[Panel], leads: int = 5) -> Figure:
 def joined(analysis: View, forecast: View) -> View | None:
     """Analysis and the forecast that starts in it as one view, with the lead time negative before the forecast.
 
-    `None` when they are not of one case, one field and one step, or when the forecast does not start within the analysis.
+    `None` when they are not of one case, one field and one step, or when the forecast does not start within the
+    analysis.
     """
     same = (analysis.name, analysis.trajectory, analysis.plane) == (forecast.name, forecast.trajectory, forecast.plane)
-    if not same or analysis.start is None or forecast.start is None or not forecast.step:
+    offset = forecast.offset(analysis)
+    if not same or offset is None or not forecast.step:
         return None
     if analysis.mean.shape[1:] != forecast.mean.shape[1:] or analysis.thinned != forecast.thinned:
         return None
-    leads = analysis.leads - (forecast.start - analysis.start) * forecast.step
+    leads = analysis.leads - offset
     before = leads < forecast.leads[0] - 1e-3 * forecast.step
     if not before.any() or forecast.leads[0] - leads[before].max() > 1.5 * forecast.step * forecast.thinned:
         return None
@@ -192,7 +204,7 @@ def lead_words(view: View, index: int) -> str:
     if view.valid:
         return view.valid[index]
     unit = "" if view.lead_units in ("1", "") else f" {view.lead_units}"
-    return f"{'time' if view.kind == 'analysis' else 'lead'} {view.leads[index]:.4g}{unit}"
+    return f"{'lead' if view.kind == 'forecast' else 'time'} {view.leads[index]:.4g}{unit}"
 
 
 def orient(space: Sequence[SpaceAxis]) -> tuple[SpaceAxis, SpaceAxis, bool]:
@@ -201,22 +213,30 @@ def orient(space: Sequence[SpaceAxis]) -> tuple[SpaceAxis, SpaceAxis, bool]:
     Longitude and `x` lie across; with other names the last axis does.
     """
     first, last = space
-    swapped = first.longitude or last.latitude or (first.name.lower(), last.name.lower()) in (("x", "y"), ("x", "z"), ("y", "z"))
+    swapped = (
+        first.longitude
+        or last.latitude
+        or (first.name.lower(), last.name.lower()) in (("x", "y"), ("x", "z"), ("y", "z"))
+    )
     return (first, last, True) if swapped else (last, first, False)
 
 
 def map_aspect(across: SpaceAxis, upwards: SpaceAxis) -> float | None:
-    """Height of a unit upwards over the width of a unit across; `None` where the two cannot be compared.
+    """Height of a unit upwards over the width of a unit across; `None` to fill the place.
+
+    That is so where the two cannot be compared, or where the field is too long and narrow to be drawn true to scale.
 
     On latitude and longitude a degree of longitude shrinks with the cosine of the middle latitude.
     """
+    if min(across.values.size, upwards.values.size) < 2:
+        return None
+    aspect = 1.0
     if across.longitude and upwards.latitude:
         middle = 0.5 * (upwards.values.min() + upwards.values.max())
-        return float(1 / max(np.cos(np.deg2rad(middle)), 0.3))
-    if across.units != upwards.units or min(across.values.size, upwards.values.size) < 2:
+        aspect = float(1 / max(np.cos(np.deg2rad(middle)), 0.3))
+    elif across.units != upwards.units:
         return None
-    ratio = np.ptp(upwards.values) / np.ptp(across.values)
-    return 1.0 if 0.2 <= ratio <= 5 else None
+    return aspect if 0.15 <= aspect * np.ptp(upwards.values) / np.ptp(across.values) <= 5 else None
 
 
 Scale = tuple[Colormap, float, float]
@@ -239,7 +259,14 @@ def draw_image(
     if _even(x) and _even(y):
         extent = (*_limits(x), *_limits(y))
         return axes.imshow(
-            shown, origin="lower", extent=extent, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest"
+            shown,
+            origin="lower",
+            extent=extent,
+            aspect="auto",
+            cmap=colours,
+            vmin=low,
+            vmax=high,
+            interpolation="nearest",
         )
     axes.set_facecolor((*to_rgb(MISSING), 0.45))
     return axes.pcolormesh(x, y, shown, shading="nearest", cmap=colours, vmin=low, vmax=high, rasterized=True)
@@ -252,13 +279,26 @@ def _dots(
     axes.set_facecolor((*to_rgb(MISSING), 0.13))
     colours, low, high = scale
     if not seen.any():
-        axes.text(0.5, 0.5, "no observations", transform=axes.transAxes, ha="center", va="center", fontsize=8, color=INK)
+        axes.text(
+            0.5, 0.5, "no observations", transform=axes.transAxes, ha="center", va="center", fontsize=8, color=INK
+        )
     elif seen.sum() > _MOST_DOTS or seen.mean() > 0.5:
-        draw_image(axes, values.T if values.shape == (axis[0].values.size, axis[1].values.size) else values, *axis, scale)
+        draw_image(
+            axes, values.T if values.shape == (axis[0].values.size, axis[1].values.size) else values, *axis, scale
+        )
     else:
         size = float(np.clip(16_000 / values.size, 1.6, 16))
         axes.scatter(
-            x[seen], y[seen], c=values[seen], s=size, marker="s", linewidths=0, cmap=colours, vmin=low, vmax=high, rasterized=True
+            x[seen],
+            y[seen],
+            c=values[seen],
+            s=size,
+            marker="s",
+            linewidths=0,
+            cmap=colours,
+            vmin=low,
+            vmax=high,
+            rasterized=True,
         )
 
 
@@ -284,12 +324,12 @@ def _all_leads(view: View, panels: Sequence[Panel]) -> np.ndarray:
 
 def _pack(figure: Figure) -> None:
     engine = figure.get_layout_engine()
-    assert engine is not None
+    assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(hspace=0.01, h_pad=0.025, wspace=0.01, w_pad=0.03)
 
 
 def _scales(view: View, panels: Sequence[Panel]) -> dict[str, Scale]:
-    """Colours of each group; states take theirs from the truth where there is one, so that a wild member shows as such."""
+    """Colours of each group; the truth sets those of all states, so that a wild member shows as such."""
     state = [panel.values for panel in panels if panel.scale == "state" and not panel.dots] or [panels[0].values]
     truths = [panel.values for panel in panels if panel.title == "truth"] or state
     spread = [panel.values for panel in panels if panel.scale == "spread"]
@@ -299,7 +339,9 @@ def _scales(view: View, panels: Sequence[Panel]) -> dict[str, Scale]:
     }
 
 
-def _colour_bars(figure: Figure, view: View, panels: Sequence[Panel], scales: dict[str, Scale], grid: np.ndarray) -> None:
+def _colour_bars(
+    figure: Figure, view: View, panels: Sequence[Panel], scales: dict[str, Scale], grid: np.ndarray
+) -> None:
     for group in ("state", "spread"):
         rows = [index for index, panel in enumerate(panels) if panel.scale == group]
         if not rows:
@@ -307,12 +349,16 @@ def _colour_bars(figure: Figure, view: View, panels: Sequence[Panel], scales: di
         colours, low, high = scales[group]
         mappable = ScalarMappable(Normalize(low, high), colours)
         name = view.label if group == "state" else "spread, error"
-        bar = figure.colorbar(mappable, ax=list(grid[rows].ravel()), fraction=0.03, pad=0.012, aspect=max(8, 9 * len(rows)))
+        bar = figure.colorbar(
+            mappable, ax=list(grid[rows].ravel()), fraction=0.03, pad=0.012, aspect=max(8, 9 * len(rows))
+        )
         bar.set_label(with_units(name, view.units), fontsize=8)
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
 
 
 def _time_label(view: View) -> str:
-    name = {"analysis": "time since the first frame", "joined": "lead time, observations before 0"}.get(view.kind, "lead time")
+    name = {"analysis": "time since the first frame", "joined": "lead time, observations before 0"}.get(
+        view.kind, "lead time"
+    )
     label = with_units(name, view.lead_units)
     return f"{label}, from {view.valid[0]} to {view.valid[-1]}" if view.valid else label

@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing else, neither network nor folder, and prints well.
 
-Words and numbers are escaped; pictures are embedded (SVG inline in the page's own text colour, PNG and GIF as base64), so that
-the page follows a light or a dark desktop. Nothing in the file depends on when it was written.
+Words and numbers are escaped; pictures are embedded (SVG inline in the page's own text colour, PNG and GIF as base64),
+so that the page follows a light or a dark desktop. Nothing in the file depends on when it was written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class KeyFigure:
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture: an `<svg>` element as text, or the bytes of a PNG or GIF; `narrow` ones do not fill the page."""
+    """An `<svg>` element as text, or the bytes of a PNG or GIF; `narrow` ones do not fill the page."""
 
     content: str | bytes
     caption: str
@@ -118,7 +118,11 @@ def slug(title: str) -> str:
 def render(content: ReportContent) -> str:
     """The page as text."""
     environment = Environment(
-        loader=PackageLoader("eddycast.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("eddycast.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(content=content)
 

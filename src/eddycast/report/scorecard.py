@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eddycast.evaluation.table import chosen_leads, spectral
 from eddycast.report.canvas import pretty_units
 from eddycast.report.curves import Chart, Curve
 from eddycast.report.html import KeyFigure, Table
@@ -27,11 +26,10 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def time_words(scores: Scores, lead: float) -> str:
-    """`13.2 (1 Lyapunov time)` or `3 months`."""
-    units = "" if scores.time_units in ("1", "") else f" {pretty_units(scores.time_units)}"
-    if not scores.lyapunov_time:
-        return f"{number(lead)}{units}"
-    return f"{number(lead)}{units} ({number(lead / scores.lyapunov_time, 2)} Lyapunov times)"
+    """`1.5 Lyapunov times`, or `3 months` where that time is unknown."""
+    if scores.lyapunov_time:
+        return f"{lead / scores.lyapunov_time:.2g} Lyapunov times"
+    return f"{lead:.4g}" + ("" if scores.time_units in ("1", "") else f" {_flat(scores.time_units)}")
 
 
 def score_charts(scores: Mapping[str, Scores], field: str) -> list[Chart]:
@@ -48,13 +46,13 @@ def score_charts(scores: Mapping[str, Scores], field: str) -> list[Chart]:
         # One method that blows up must not flatten the others.
         top = min(1.08 * max(tops), 2.5 * deviation) if deviation > 0 else 1.08 * max(tops)
         guide = deviation if name == "rmse_mean" and 0 < deviation < top else None
-        label = "climatological deviation" if guide else ""
+        label = "climate" if guide else ""
         charts.append(Chart(title, curves, units, guide, label, (0.0, top or 1.0), "lower"))
     curves = _curves(scores, "correlation_member", field)
     if curves:
         threshold = float(first.attributes.get("threshold", 0.8))
         low = min(-0.05, *(float(np.nanmin(curve.y)) for curve in curves if np.isfinite(curve.y).any()), 0.0)
-        chart = Chart("Correlation, first member", curves, "1", threshold, "threshold", (low, 1.02), "higher")
+        chart = Chart("Correlation, first member", curves, "1", threshold, f"{threshold:g}", (low, 1.02), "higher")
         charts.append(chart)
     curves = _curves(scores, "spread_skill", field)
     if curves:
@@ -90,7 +88,9 @@ def spectra_charts(scores: Mapping[str, Scores], field: str, charts: int = 3) ->
         truth = first.data["power_truth"].sel(field=field).values[group]
         curves = [Curve("truth", first.data["wavenumber"].values, truth)]
         for name, one in with_power.items():
-            if one.data.sizes["group"] > group and abs(float(one.data["group_start"].values[group]) - start) < 1e-6 * max(1, start):
+            if one.data.sizes["group"] > group and abs(
+                float(one.data["group_start"].values[group]) - start
+            ) < 1e-6 * max(1, start):
                 power = one.data["power_member"].sel(field=field).values[group]
                 curves.append(Curve(name, one.data["wavenumber"].values, power))
         span = f"lead {start:.4g}" if start == stop else f"leads {start:.4g} to {stop:.4g}"
@@ -105,7 +105,9 @@ def rank_counts(scores: Scores, field: str, charts: int = 4) -> dict[str, np.nda
         return {}
     data = scores.data
     counts = {}
-    for group in sorted({int(g) for g in np.linspace(0, data.sizes["group"] - 1, min(charts, data.sizes["group"])).round()}):
+    for group in sorted(
+        {int(g) for g in np.linspace(0, data.sizes["group"] - 1, min(charts, data.sizes["group"])).round()}
+    ):
         values = data["rank_histogram"].sel(field=field).values[group]
         start, stop = (float(data[name].values[group]) for name in ("group_start", "group_stop"))
         if np.isfinite(values).all():
@@ -131,42 +133,52 @@ def high_correlation(scores: Scores, field: str) -> tuple[float, float, float, f
         return None
     where = {"field": field, "forecast": "member", "convention": "count", "average": "cases"}
     scale = scores.lyapunov_time or 1.0
-    value, low, high = (float(scores.data["high_correlation_time" + end].sel(where)) / scale for end in ("", "_low", "_high"))
+    value, low, high = (
+        float(scores.data["high_correlation_time" + end].sel(where)) / scale for end in ("", "_low", "_high")
+    )
     return value, low, high, float(scores.data["censored"].sel(field=field, forecast="member"))
 
 
-def comparison(scores: Mapping[str, Scores], field: str, leads: int = 3) -> Table:
-    """One row for each method: CRPS and RMSE at a few lead times, spread over error, high-correlation time, spectral error."""
+def comparison_table(scores: Mapping[str, Scores], field: str, leads: int = 3) -> Table:
+    """One row for each method: CRPS at a few lead times, RMSE, spread over error, high correlation, spectrum."""
+    from eddycast.evaluation.table import spectral  # and with it torch, which pictures do without
+
     first = next(iter(scores.values()))
-    places = chosen_leads(first, leads + 1)[1:] if len(first.lead_times) > leads else chosen_leads(first, leads)
-    times = [float(first.lead_times[place]) for place in places]
+    times = _table_times(first, leads)
     units = str(first.attributes.get("units", {}).get(field, "1"))
     unit = "" if units == "1" else f" ({_flat(units)})"
-    time_unit = "" if first.time_units in ("1", "") else f" {_flat(first.time_units)}"
+    lyapunov = first.lyapunov_time
+    when = [f"{time / lyapunov:.2g} LT" if lyapunov else time_words(first, time) for time in times]
     header = ["Method", "Members"]
     directions: list[str] = ["", ""]
     columns: list[list[tuple[float, str]]] = [
         [(np.nan, name) for name in scores],
         [(np.nan, str(one.members)) for one in scores.values()],
     ]
-    for name, title in (("crps", "CRPS"), ("rmse_mean", "RMSE")):
-        for time in times:
-            header.append(f"{title} at {time:.4g}{time_unit}{unit}")
+    middle = times[len(times) // 2]
+    for name, title, shown in (("crps", "CRPS", times), ("rmse_mean", "RMSE", [middle])):
+        for time in shown:
+            header.append(f"{title} at {when[times.index(time)]}{unit}")
             directions.append("lower")
             columns.append([_cell(_at(one, name, field, time)) for one in scores.values()])
     if any("spread_skill" in one.data for one in scores.values()):
-        header.append(f"Spread / error at {times[len(times) // 2]:.4g}{time_unit}")
+        header.append(f"Spread / error at {when[times.index(middle)]}")
         directions.append("one")
-        columns.append([_cell(_at(one, "spread_skill", field, times[len(times) // 2])) for one in scores.values()])
+        columns.append([_cell(_at(one, "spread_skill", field, middle)) for one in scores.values()])
     lasting = [high_correlation(one, field) for one in scores.values()]
     if any(item is not None for item in lasting):
-        header.append(f"High correlation for ({'Lyapunov times' if first.lyapunov_time else _flat(first.time_units)})")
+        header.append(f"High correlation for ({'LT' if lyapunov else _flat(first.time_units)})")
         directions.append("higher")
         columns.append([_lasting_cell(item) for item in lasting])
     if any("spectral_error_pooled" in one.data for one in scores.values()):
-        header.append("Spectrum off by (decades)")
+        header.append("Spectral error (decades)")
         directions.append("lower")
-        columns.append([_cell(spectral(one, field, "all", "mean") if field in one.fields else float("nan")) for one in scores.values()])
+        columns.append(
+            [
+                _cell(spectral(one, field, "all", "mean") if field in one.fields else float("nan"))
+                for one in scores.values()
+            ]
+        )
     rows = tuple(tuple(column[row][1] for column in columns) for row in range(len(scores)))
     best = frozenset(
         (row, column)
@@ -176,9 +188,11 @@ def comparison(scores: Mapping[str, Scores], field: str, leads: int = 3) -> Tabl
     cases = ", ".join(sorted({str(int(one.attributes["num_cases"])) for one in scores.values()}))
     level = 100 * float(first.attributes.get("level", 0.95))
     caption = (
-        f"Field {field}, {cases} cases; best of each column emphasised. In brackets: {level:.3g} % intervals by block bootstrap over "
-        "cases. CRPS is fair for ensembles and the absolute error for one member; spread / error is 1 for a reliable ensemble. "
-        f"Correlation is high while the first member's stays above {float(first.attributes.get('threshold', 0.8)):.3g}."
+        f"Field {field}, {cases} cases.{' Best of each column emphasised.' if len(scores) > 1 else ''} "
+        f"In brackets: {level:.3g} % intervals by block bootstrap over cases. CRPS is fair for ensembles and the "
+        "absolute error for one member; spread / error is 1 for a reliable ensemble. Correlation is high while the "
+        f"first member's stays above {float(first.attributes.get('threshold', 0.8)):.3g}."
+        + (f" LT: Lyapunov time, {lyapunov:.4g} in units of lead time." if lyapunov else "")
     )
     return Table(tuple(header), rows, caption, best)
 
@@ -196,20 +210,60 @@ def key_figures(scores: Mapping[str, Scores], field: str) -> list[KeyFigure]:
             KeyFigure("High correlation for", ("≥ " if censored > 0.5 else "") + number(value),
                       f"{unit} [{number(low)}, {number(high)}], first member{more}")
         )  # fmt: skip
-    places = chosen_leads(main, 4)
-    middle = float(main.lead_times[places[len(places) // 2 if len(places) < 4 else 1]])
+    times = _table_times(main, 3)
+    middle = times[len(times) // 2]
     for other_name, other in others:
         ours, theirs = _at(main, "crps", field, middle), _at(other, "crps", field, middle)
         if np.isfinite(ours) and np.isfinite(theirs) and theirs > 0 and "persist" in other_name.lower():
-            figures.append(KeyFigure("CRPS below persistence", f"{100 * (1 - ours / theirs):.0f} %", f"at lead {time_words(main, middle)}"))
+            figures.append(
+                KeyFigure(
+                    "CRPS below persistence",
+                    f"{100 * (1 - ours / theirs):.0f} %",
+                    f"at lead {time_words(main, middle)}",
+                )
+            )
     if "spread_skill" in main.data:
         ratio = _at(main, "spread_skill", field, middle)
         figures.append(KeyFigure("Spread / error", number(ratio), f"1 is reliable; at lead {time_words(main, middle)}"))
     error = _at(main, "rmse_mean", field, middle) / float(main.data["climatology_std"].sel(field=field))
-    figures.append(KeyFigure("RMSE of the mean", number(error), f"climatological deviations, at lead {time_words(main, middle)}"))
+    figures.append(
+        KeyFigure("RMSE of the mean", number(error), f"climatological deviations, at lead {time_words(main, middle)}")
+    )
     cases = int(main.attributes["num_cases"])
     figures.append(KeyFigure("Scored", f"{main.members} × {cases}", f"members × cases of {name}"))
     return figures
+
+
+def strengths(scores: Mapping[str, Scores], field: str | None = None) -> list[str]:
+    """One sentence on which methods the first one beats in CRPS from its first lead time on, and up to when."""
+    (_, main), *others = scores.items()
+    field = main.fields[0] if field is None else field
+    always, until = [], []
+    for name, other in others:
+        if "crps" not in main.data or "crps" not in other.data or field not in other.fields:
+            continue
+        theirs = np.array([_at(other, "crps", field, float(time)) for time in main.lead_times])
+        shared = np.isfinite(theirs)
+        if not shared.any():
+            continue
+        better = main.series("crps", field)[shared] < theirs[shared]
+        if better.all():
+            always.append(name)
+        elif better[0]:
+            until.append(
+                f"{name} up to {time_words(main, float(main.lead_times[shared][np.flatnonzero(~better)[0] - 1]))}"
+            )
+    parts = ([f"{' and '.join(always)} at every lead time"] if always else []) + until
+    return [f"Beats {', '.join(parts)} (CRPS, {field})."] if parts else []
+
+
+def _table_times(scores: Scores, count: int) -> list[float]:
+    """An early, a middle and the last lead time, apart by ratio; whole Lyapunov times where they are known."""
+    times, unit = scores.lead_times, scores.lyapunov_time
+    marks = np.geomspace(max(float(times[-1]) / 8, 1e-12), float(times[-1]), count) if times[-1] > 0 else times
+    if unit:
+        marks[:-1] = np.maximum(np.round(marks[:-1] / unit), 1) * unit if times[-1] > 4 * unit else marks[:-1]
+    return sorted({float(times[np.abs(times - mark).argmin()]) for mark in marks})
 
 
 def _at(scores: Scores, name: str, field: str, time: float) -> float:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from eddycast.report.canvas import inline_svg, with_units
+from eddycast.report.canvas import inline_svg, is_solver, with_units
 from eddycast.report.curves import rank_histogram, score_curves, spectra, spread_skill
 from eddycast.report.fields import Panel, field_picture, joined, panels_of, space_time
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, grade, slug, write_report
 from eddycast.report.scorecard import (
-    comparison,
+    comparison_table,
     key_figures,
     number,
     rank_counts,
     score_charts,
     spectra_charts,
     spread_skill_curves,
+    strengths,
 )
-from eddycast.report.truth import truth_for
-from eddycast.report.view import View, aligned, open_result, view
+from eddycast.report.truth import truth_of_view
+from eddycast.report.view import View, aligned, field_names, open_result, view
 
 if TYPE_CHECKING:
     from eddycast.data import Dataset
@@ -60,9 +62,10 @@ def story_report(
         out: The .html file.
         forecast: Dimensions (init, member, lead_time, *space), or its file.
         scores: Name to scores on the same cases, the method of the story first, then what it is compared with.
-        truth: Verifying states: the opened data set that the forecast started from, or xarray laid out as the forecast without
-            members.
-        analysis, observations: What the forecast started from; laid out alike, observations missing where nothing is seen.
+        truth: Verifying states: the opened data set that the forecast started from, or xarray laid out as the forecast
+            without members.
+        analysis, observations: What the forecast started from; laid out alike, observations missing where nothing is
+            seen.
         analysis_scores: Name to scores of analyses, the story's own first.
         words: Paragraphs that open the section on the forecast.
         findings: Headline in words; the diagnosis of the first scores when absent.
@@ -77,12 +80,20 @@ def story_report(
     shown = view(result, field, init)
     sections = []
     if analysis is not None:
-        sections.append(_analysis_section(open_result(analysis), shown, init, truth, observations, analysis_scores or {}))
+        sections.append(
+            _analysis_section(open_result(analysis), shown, init, truth, observations, analysis_scores or {})
+        )
     sections.append(_forecast_section(result, shown, init, truth, analysis, observations, tuple(words)))
     figures: list[KeyFigure] = []
-    told = [] if findings is None else [item if isinstance(item, Finding) else Finding(item, grade(item)) for item in findings]
+    told = (
+        []
+        if findings is None
+        else [item if isinstance(item, Finding) else Finding(item, grade(item)) for item in findings]
+    )
     if scores:
-        figures += key_figures(scores, shown.name if shown.name in next(iter(scores.values())).fields else _first_field(scores))
+        figures += key_figures(
+            scores, shown.name if shown.name in next(iter(scores.values())).fields else _first_field(scores)
+        )
         sections += score_sections(scores, shown.name)
         if findings is None:
             told = diagnosed(scores)
@@ -94,7 +105,7 @@ def story_report(
         findings=tuple(told),
         key_figures=(*figures, *more_key_figures),
         sections=(*sections, *more_sections),
-        provenance={**(provenance or {}), **attributes_of(result)},
+        provenance={**(provenance or {}), **facts_of(result.attrs)},
         reproduce=tuple(reproduce),
         next_steps=tuple(next_steps),
     )
@@ -102,13 +113,15 @@ def story_report(
 
 
 def diagnosed(scores: Mapping[str, Scores]) -> list[Finding]:
-    """Diagnosis of the first method, with the others as its baselines."""
+    """What the first method does better than the others, and its diagnosis with the simple ones as baselines."""
     (_, main), *others = scores.items()
-    return [Finding(text, grade(text)) for text in main.diagnosis(dict(others))]
+    good = [Finding(text, "good") for text in strengths(scores)]
+    baselines = {name: one for name, one in others if not is_solver(name)}  # a perfect model is no baseline to beat
+    return good + [Finding(text, grade(text)) for text in main.diagnosis(baselines)]
 
 
 def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> list[Section]:
-    """Comparison table, curves, spectra, rank histogram and spread against error; one set for each of the first fields."""
+    """Table, curves, spectra, rank histogram and spread against error, for each of the first fields."""
     (name, main), *others = scores.items()
     fields = [field] if field in main.fields else list(main.fields)[:MOST_FIELDS]
     ranks = {method: rank for rank, method in enumerate(scores)}
@@ -118,12 +131,15 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
     for one in fields:
         suffix = f" of {one}" if len(fields) > 1 else ""
         units = str(main.attributes.get("units", {}).get(one, "1"))
-        compared.append(comparison(scores, one))
+        compared.append(comparison_table(scores, one))
         charts = score_charts(scores, one)
         if charts:
             figure = score_curves(charts, lead, lyapunov_time=main.lyapunov_time, ranks=ranks)
             level = 100 * float(main.attributes.get("level", 0.95))
-            caption = f"Scores{suffix} over lead time; shaded, {level:.3g} % intervals over cases. Baselines are dashed, solvers dotted."
+            caption = (
+                f"Scores{suffix} over lead time; shaded, {level:.3g} % intervals over cases. "
+                "Baselines are dashed, solvers dotted."
+            )
             curves.append(_picture(figure, f"curves-{slug(one)}", caption))
         charts = spectra_charts(scores, one)
         if charts:
@@ -132,13 +148,15 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
         counts = rank_counts(main, one)
         if counts:
             caption = (
-                f"Where the truth{suffix} ranks among the members of {name}: flat at the dashed line is reliable, a valley says too "
-                "little spread, a hill too much, a slope a bias."
+                f"Where the truth{suffix} ranks among the members of {name}: flat at the dashed line is reliable, "
+                "a valley says too little spread, a hill too much, a slope a bias."
             )
             histograms.append(_picture(rank_histogram(counts), f"ranks-{slug(one)}", caption))
         pairs = spread_skill_curves(scores, one)
         if pairs:
-            caption = f"Spread against error of the mean{suffix}, a point for each lead time; a reliable ensemble follows the diagonal."
+            caption = (
+                f"Spread against error of the mean{suffix}, over lead time; a reliable ensemble follows the diagonal."
+            )
             picture = _picture(spread_skill(pairs, units, ranks), f"reliability-{slug(one)}", caption)
             reliability.append(replace(picture, narrow=True))
     title = "Comparison with baselines" if others else "Scores"
@@ -150,24 +168,48 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
     return sections
 
 
+def comparison(scores: Mapping[str, Scores], *, title: str = "", subtitle: str = "") -> ReportContent:
+    """Report on several methods on the same cases, the first one compared with the others.
+
+    Raises: ValueError without scores.
+    """
+    if not scores:
+        raise ValueError("A comparison needs the scores of at least one method.")
+    main = next(iter(scores.values()))
+    system = str(main.attributes.get("eddycast_system", ""))
+    return ReportContent(
+        title=title or ": ".join(part for part in (system, f"comparison of {len(scores)} methods") if part),
+        subtitle=subtitle or ", ".join(scores),
+        findings=tuple(diagnosed(scores)),
+        key_figures=tuple(key_figures(scores, main.fields[0])),
+        sections=tuple(score_sections(scores)),
+        provenance=facts_of(main.attributes),
+    )
+
+
 def field_section(
-    title: str, source: xr.Dataset | str | Path, truth: xr.Dataset | Dataset | None = None, field: str | None = None, init: int = 0
+    title: str,
+    source: xr.Dataset | str | Path,
+    truth: xr.Dataset | Dataset | None = None,
+    field: str | None = None,
+    init: int = 0,
 ) -> Section:
     """Pictures of a forecast or an analysis on its own: the given field, or the first few."""
-    from eddycast.report.view import field_names
-
     result = open_result(source)
     names = [field] if field is not None else field_names(result)[:MOST_FIELDS]
     pictures = []
     for name in names:
         shown = view(result, name, init)
-        figure = field_picture(shown, _truth(truth, result, shown, init))
-        pictures.append(_picture(figure, f"{slug(title)}-{slug(shown.name)}", _field_caption(shown, truth is not None)))
+        reference = _truth(truth, shown, init)
+        figure = field_picture(shown, reference)
+        pictures.append(
+            _picture(figure, f"{slug(title)}-{slug(shown.name)}", _field_caption(shown, reference is not None))
+        )
     return Section(title, pictures=tuple(pictures))
 
 
-def attributes_of(result: xr.Dataset) -> dict[str, str]:
-    """Provenance that a file carries: program, run, recipe, seed, system."""
+def facts_of(attributes: Mapping[Any, Any]) -> dict[str, str]:
+    """Provenance among the attributes of a file or of scores: program, run, recipe, seed, system."""
     names = {
         "source": "Made by",
         "eddycast_system": "System",
@@ -177,15 +219,22 @@ def attributes_of(result: xr.Dataset) -> dict[str, str]:
         "eddycast_method": "Method",
         "history": "History",
     }
-    return {words: str(result.attrs[name]) for name, words in names.items() if str(result.attrs.get(name, "")) != ""}
+    return {words: str(attributes[name]) for name, words in names.items() if str(attributes.get(name, "")) != ""}
 
 
-def _truth(truth: xr.Dataset | Dataset | None, result: xr.Dataset, shown: View, init: int) -> View | None:
+def _truth(truth: xr.Dataset | Dataset | None, shown: View, init: int) -> View | None:
+    """The truth of a view, `None` where it covers less than half; of data only those frames are read."""
     if truth is None:
         return None
     if not isinstance(truth, xr.Dataset):
-        return aligned(truth_for(result, truth, [init]), shown, 0)
-    return aligned(truth, shown, init)
+        truth = truth_of_view(truth, shown)
+        if truth is None:
+            return None
+    found = aligned(truth, shown, init)
+    if found is None:
+        return None
+    covered = np.isfinite(found.mean).any(axis=tuple(range(1, found.mean.ndim)))
+    return found if covered.mean() >= 0.5 else None
 
 
 def _observed(observations: xr.Dataset | str | Path | None, shown: View) -> View | None:
@@ -195,16 +244,11 @@ def _observed(observations: xr.Dataset | str | Path | None, shown: View) -> View
     result = open_result(observations)
     if shown.name not in result.data_vars:
         return None
-    place = 0
-    if shown.trajectory is not None and "trajectory" in result.coords:
-        same = result["trajectory"].values == shown.trajectory
-        if not same.any():
-            return None
-        place = int(same.argmax())
+    place = _place(result, shown)
+    if place is None:
+        return None
     seen = view(result, shown.name, place)
-    if seen.start is not None and shown.start is not None and shown.step:
-        seen = replace(seen, leads=seen.leads + (seen.start - shown.start) * shown.step)
-    return seen
+    return replace(seen, leads=seen.leads + (seen.offset(shown) or 0.0))
 
 
 def _forecast_section(
@@ -217,21 +261,22 @@ def _forecast_section(
     words: tuple[str, ...],
 ) -> Section:
     """On a line, observations, analysis and forecast share one picture where they follow each other."""
-    reference = _truth(truth, result, shown, init)
+    reference = _truth(truth, shown, init)
     before = None
     if analysis is not None and len(shown.space) == 1:
         before = _same_case(open_result(analysis), shown)
     whole = None if before is None else joined(before, shown)
-    if whole is None or before is None or analysis is None:
+    if whole is None:
         figure = field_picture(shown, reference)
-        return Section("Forecast", words, pictures=(_picture(figure, "forecast", _field_caption(shown, reference is not None)),))
-    earlier = _truth(truth, open_result(analysis), before, init)
-    past = None if earlier is None or reference is None else joined(replace(earlier, step=shown.step), reference)
+        return Section(
+            "Forecast", words, pictures=(_picture(figure, "forecast", _field_caption(shown, reference is not None)),)
+        )
+    past = _truth(truth, whole, init)
     panels: list[Panel] = panels_of(whole, past, _observed(observations, shown))
     figure = space_time(whole, panels, mark=0.0)
     caption = (
-        "From observations to forecast: left of the dashed line the analysis of what was observed, right of it the forecast, "
-        "which sees nothing more. " + _field_caption(shown, past is not None)
+        "From observations to forecast: left of the dashed line the analysis of what was observed, right of it the "
+        "forecast, which sees nothing more. " + _field_caption(shown, past is not None)
     )
     return Section("From observations to forecast", words, pictures=(_picture(figure, "forecast", caption),))
 
@@ -244,9 +289,12 @@ def _analysis_section(
     observations: xr.Dataset | str | Path | None,
     scores: Mapping[str, Scores],
 ) -> Section:
-    seen = _same_case(result, shown) or view(result, None, min(init, result.sizes.get("init", 1) - 1))
-    figure = field_picture(seen, _truth(truth, result, seen, init), _observed(observations, seen))
-    caption = "Observations and the analysis drawn from them. " + _field_caption(seen, truth is not None)
+    seen = _same_case(result, shown, examples=1) or view(
+        result, None, min(init, result.sizes.get("init", 1) - 1), examples=1
+    )
+    reference = _truth(truth, seen, init)
+    figure = field_picture(seen, reference, _observed(observations, seen))
+    caption = "Observations and the analysis drawn from them. " + _field_caption(seen, reference is not None)
     pictures = [_picture(figure, "analysis", caption)]
     tables = []
     if scores:
@@ -254,15 +302,21 @@ def _analysis_section(
     return Section("Analysis of the observations", tables=tuple(tables), pictures=tuple(pictures))
 
 
-def _same_case(result: xr.Dataset, shown: View) -> View | None:
+def _same_case(result: xr.Dataset, shown: View, examples: int = 2) -> View | None:
     """The view of the same trajectory and field; the same place along `init` does not suffice."""
-    if shown.name not in result.data_vars or "trajectory" not in result.coords or shown.trajectory is None:
+    place = _place(result, shown) if shown.name in result.data_vars else None
+    return None if place is None else view(result, shown.name, place, examples=examples)
+
+
+def _place(result: xr.Dataset, shown: View) -> int | None:
+    """Place along `init` of the view's trajectory: the last one that starts no later, else the first."""
+    if "trajectory" not in result.coords or shown.trajectory is None:
         return None
-    same = result["trajectory"].values.reshape(-1) == shown.trajectory
-    if not same.any():
-        return None
-    examples = max(1, len(shown.examples))
-    return view(result, shown.name, int(same.argmax()), examples=examples)
+    same = np.flatnonzero(np.atleast_1d(result["trajectory"].values) == shown.trajectory)
+    if "frame" in result.coords and shown.start is not None:
+        earlier = same[np.atleast_1d(result["frame"].values)[same] <= shown.start]
+        same = earlier[-1:] if earlier.size else same
+    return int(same[0]) if same.size else None
 
 
 def _analysis_table(scores: Mapping[str, Scores], field: str) -> Table:
@@ -302,7 +356,10 @@ def _first_field(scores: Mapping[str, Scores]) -> str:
 def _field_caption(shown: View, truth: bool) -> str:
     parts = [f"{shown.title}."]
     if shown.spread is not None:
-        parts.append(f"Spread is the standard deviation of {shown.members} members" + ("; it should be as large as the error." if truth else "."))
+        parts.append(
+            f"Spread is the standard deviation of {shown.members} members"
+            + ("; it should be as large as the error." if truth else ".")
+        )
     if shown.thinned > 1:
         parts.append(f"One in {shown.thinned} lead times is drawn.")
     return " ".join(parts)

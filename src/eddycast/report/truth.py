@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from eddycast.report.view import lead_times, open_result
+from eddycast.errors import InputError
+from eddycast.report.view import View, lead_times, open_result
 
 if TYPE_CHECKING:
     from eddycast.data import Dataset
@@ -26,7 +26,8 @@ def truth_for(
         data: An opened data set, or its path.
         inits: Which initial times; all of them when absent.
 
-    Returns: a data set with dimensions (init, lead_time, *space), missing beyond the end of a trajectory and at lead times that
+    Returns: a data set with dimensions (init, lead_time, *space), missing beyond the end of a trajectory and at lead
+    times that
         fall between frames; only what is asked for is read.
     """
     result = open_result(forecast)
@@ -42,8 +43,19 @@ def truth_for(
     return states
 
 
+def truth_of_view(data: Dataset, shown: View) -> xr.Dataset | None:
+    """The states at the frames that a view shows; `None` when its file does not name trajectory and frame."""
+    if shown.trajectory is None or shown.start is None:
+        return None
+    states = states_of(data, [shown.trajectory], [shown.start], shown.leads)
+    return states if shown.begin is None else states.assign_coords(time=("init", [shown.begin]))
+
+
 def states_of(
-    data: Dataset | str | Path, trajectories: Sequence[int] | np.ndarray, frames: Sequence[int] | np.ndarray, leads: np.ndarray
+    data: Dataset | str | Path,
+    trajectories: Sequence[int] | np.ndarray,
+    frames: Sequence[int] | np.ndarray,
+    leads: np.ndarray,
 ) -> xr.Dataset:
     """States at `leads` (in the data's time units) after `frames` of `trajectories`, as `truth_for` lays them out."""
     if isinstance(data, (str, Path)):
@@ -54,6 +66,11 @@ def states_of(
     steps = np.rint(offsets).astype(int)
     on_frame = np.abs(offsets - steps) < 1e-3
     values = np.full((len(trajectories), steps.size, *data.state_shape), np.nan, dtype=np.float32)
+    if missing := [int(one) for one in trajectories if not 0 <= one < data.num_trajectories]:
+        raise InputError(
+            f"The file starts from trajectory {missing[0]}, the data have {data.num_trajectories}; "
+            "give the data that it was made from."
+        )
     for case, (trajectory, frame) in enumerate(zip(trajectories, frames, strict=True)):
         wanted = int(frame) + steps
         inside = on_frame & (wanted >= 0) & (wanted < data.lengths[int(trajectory)])
@@ -67,12 +84,17 @@ def states_of(
                                                   "standard_name": item.standard_name})
         for channel, item in enumerate(data.fields)
     }  # fmt: skip
-    coordinates = {axis.name: (axis.name, np.asarray(axis.coordinates), {"units": axis.units}) for axis in data.grid.axes}
+    coordinates: dict[str, Any] = {
+        axis.name: (axis.name, np.asarray(axis.coordinates), {"units": axis.units}) for axis in data.grid.axes
+    }
     coordinates |= {
         "lead_time": ("lead_time", np.asarray(leads, dtype=float), {"units": data.time_units, "step": data.dt}),
         "trajectory": ("init", np.asarray(trajectories)),
         "frame": ("init", np.asarray(frames)),
     }
+    if data.clock.calendar is not None:
+        dates = [data.times(int(one), int(at) + steps) for one, at in zip(trajectories, frames, strict=True)]
+        coordinates["valid_time"] = (("init", "lead_time"), np.stack(dates))
     attributes = {"eddycast_kind": "truth", "eddycast_system": str(data.attributes.get("system", ""))}
     if data.attributes.get("lyapunov_time"):
         attributes["lyapunov_time"] = data.attributes["lyapunov_time"]

@@ -1,7 +1,7 @@
 """One field of one initial time, cut out of a forecast or analysis file and small enough to draw.
 
-Files have the dimensions `(init, member, lead_time, *space)`; only what a picture shows is read, member by member, so that memory
-does not grow with the ensemble or with the file.
+Files have the dimensions `(init, member, lead_time, *space)`; only what a picture shows is read, member by member, so
+that memory does not grow with the ensemble or with the file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class View:
         spread: Standard deviation over members (divisor M - 1), same shape; `None` with one member.
         examples: First members, shape (few, lead_time, *space).
         leads: Lead times in `lead_units`; counted from the first frame in an analysis.
-        trajectory, start: Case: its trajectory, and the frame of lead time 0 on it; `None` when the file does not say.
+        trajectory, start, begin: Case: its trajectory, the frame of lead time 0 on it, and its time where that is a
+            number; `None` when the file does not say.
         valid: Calendar dates of the leads in words; empty without a calendar.
         plane: Where a field in 3-D was cut; empty otherwise.
         thinned: Every how many leads one is kept.
@@ -72,10 +73,20 @@ class View:
     case: str
     trajectory: int | None = None
     start: int | None = None
+    begin: float | None = None
     valid: tuple[str, ...] = ()
     lyapunov_time: float | None = None
     plane: str = ""
     thinned: int = 1
+
+    def offset(self, other: View) -> float | None:
+        """Time from the lead time 0 of `other` to that of this view, in units of lead time; `None` when unknown."""
+        if self.begin is not None and other.begin is not None:
+            return self.begin - other.begin
+        step = other.step or self.step
+        if self.start is None or other.start is None or step is None:
+            return None
+        return (self.start - other.start) * step
 
     @property
     def title(self) -> str:
@@ -120,7 +131,11 @@ def open_result(source: xr.Dataset | str | Path) -> xr.Dataset:
 
 def field_names(result: xr.Dataset) -> list[str]:
     """Variables that can be drawn: those with a lead time and with 1 to 3 dimensions of space."""
-    return [str(name) for name, array in result.data_vars.items() if "lead_time" in array.dims and 1 <= len(_space(array)) <= 3]
+    return [
+        str(name)
+        for name, array in result.data_vars.items()
+        if "lead_time" in array.dims and 1 <= len(_space(array)) <= 3
+    ]
 
 
 def _space(array: xr.DataArray) -> tuple[str, ...]:
@@ -144,7 +159,8 @@ def view(
         init: Index along `init`.
         examples: Members kept one by one.
         leads: Lead times to read, matched to the nearest in the file; all of them when absent.
-        points: Most points along an axis of space; longer axes are thinned, and so is a lead axis of over twice as many.
+        points: Most points along an axis of space; longer axes are thinned, and so is a lead axis of over twice as
+            many.
 
     A field in 3-D is cut at the middle of its height, or of its first axis where none is a height.
 
@@ -196,6 +212,7 @@ def view(
         case=_case(result, init),
         trajectory=_integer(result, "trajectory", init),
         start=_integer(result, "frame", init),
+        begin=_begin(result, init),
         valid=_valid(result, init, picked),
         lyapunov_time=_number(result.attrs.get("lyapunov_time")),
         plane=plane,
@@ -204,40 +221,63 @@ def view(
 
 
 def aligned(truth: xr.Dataset | str | Path, onto: View, init: int = 0, points: int = _POINTS) -> View | None:
-    """The truth of a view: the same field and case at the same leads, missing where the truth does not reach.
+    """The truth of a view: the same field and trajectory at the same times, missing where the truth does not reach.
 
-    The case is matched by trajectory and frame where both files have them, else by its place along `init`. `None` when the truth
-    has no such field, case or lead.
+    Times are counted on the trajectory, so a truth that starts at another frame serves as well; where a file does not
+    name trajectories and frames, the case is the one at the same place along `init`. `None` when nothing of the truth
+    is there.
     """
     result = open_result(truth)
     if onto.name not in field_names(result):
         return None
-    place = _matching_init(result, onto, init)
-    if place is None:
-        return None
     leads, _ = lead_times(result)
-    nearest = np.abs(leads[None, :] - onto.leads[:, None]).argmin(axis=1)
-    step = onto.step or (np.diff(leads).min() if leads.size > 1 else 1.0)
-    covered = np.abs(leads[nearest] - onto.leads) < 1e-3 * abs(step)
-    if not covered.any():
+    step = onto.step or float(np.diff(leads).min() if leads.size > 1 else 1.0)
+    best: tuple[int, int, np.ndarray, np.ndarray] | None = None
+    for place, shift in _candidates(result, onto, init, step):
+        nearest = np.abs(leads[None, :] + shift - onto.leads[:, None]).argmin(axis=1)
+        covered = np.abs(leads[nearest] + shift - onto.leads) < 1e-3 * abs(step)
+        if best is None or covered.sum() > best[0]:
+            best = int(covered.sum()), place, nearest, covered
+    if best is None or best[0] == 0:
         return None
+    _, place, nearest, covered = best
     found = view(result, onto.name, place, leads=leads[np.unique(nearest)], points=points)
     if found.mean.shape[1:] != onto.mean.shape[1:]:
         return None
-    back = np.searchsorted(np.unique(nearest), nearest)
-    mean = found.mean[back].copy()
+    mean = found.mean[np.searchsorted(np.unique(nearest), nearest)].copy()
     mean[~covered] = np.nan
-    return replace(found, mean=mean, spread=None, examples=mean[None], leads=onto.leads, valid=onto.valid)
-
-
-def _matching_init(result: xr.Dataset, onto: View, init: int) -> int | None:
-    size = result.sizes.get("init", 1)
-    if onto.start is None or "frame" not in result.coords or "trajectory" not in result.coords:
-        return init if init < size else None
-    same = (np.atleast_1d(result["frame"].values) == onto.start) & (
-        np.atleast_1d(result["trajectory"].values) == onto.trajectory
+    return replace(
+        found,
+        mean=mean,
+        spread=None,
+        examples=mean[None],
+        leads=onto.leads,
+        valid=onto.valid,
+        start=onto.start,
+        begin=onto.begin,
     )
-    return int(same.argmax()) if same.any() else None
+
+
+def _candidates(result: xr.Dataset, onto: View, init: int, step: float) -> list[tuple[int, float]]:
+    """Places along `init` that may hold the view's case, each with the time from the view's start to its own."""
+    size = result.sizes.get("init", 1)
+    if (
+        onto.start is None
+        or onto.trajectory is None
+        or "frame" not in result.coords
+        or "trajectory" not in result.coords
+    ):
+        return [(init, 0.0)] if init < size else []
+    trajectories, frames = (np.broadcast_to(result[name].values, size) for name in ("trajectory", "frame"))
+    places = np.flatnonzero(trajectories == onto.trajectory)
+    found = []
+    for place in places:
+        begin = _begin(result, int(place))
+        if begin is not None and onto.begin is not None:
+            found.append((int(place), begin - onto.begin))
+        else:
+            found.append((int(place), float(frames[place] - onto.start) * step))
+    return found
 
 
 def _middle_plane(array: xr.DataArray) -> tuple[xr.DataArray, str]:
@@ -302,11 +342,12 @@ def _axis(array: xr.DataArray, dim: str) -> SpaceAxis:
     )
 
 
-def _date(value: Any) -> str:
-    """A calendar date, to the minute where it is not midnight; `cftime` objects of any calendar are understood."""
+def _date(value: Any, lead_units: str = "") -> str:
+    """A calendar date, to the minute where steps are short and it is not midnight; of any calendar."""
     text = value.isoformat(" ") if hasattr(value, "isoformat") else str(np.datetime_as_string(value, unit="m"))
     day, _, clock = text.replace("T", " ").partition(" ")
-    return day if clock[:5] in ("", "00:00") else f"{day} {clock[:5]}"
+    coarse = lead_units.startswith(("month", "year"))
+    return day if coarse or clock[:5] in ("", "00:00") else f"{day} {clock[:5]}"
 
 
 def _is_date(values: np.ndarray) -> bool:
@@ -319,7 +360,8 @@ def _valid(result: xr.Dataset, init: int, picked: np.ndarray) -> tuple[str, ...]
     times = result["valid_time"]
     times = times.isel(init=init) if "init" in times.dims else times
     values = times.values[picked]
-    return tuple(_date(value) for value in values) if _is_date(values) else ()
+    units = str(result["lead_time"].attrs.get("units", ""))
+    return tuple(_date(value, units) for value in values) if _is_date(values) else ()
 
 
 def _case(result: xr.Dataset, init: int) -> str:
@@ -333,7 +375,7 @@ def _case(result: xr.Dataset, init: int) -> str:
         if name == "trajectory":
             parts.append(words.format(int(value)))
         elif _is_date(values):
-            parts.append(words.format(_date(value)))
+            parts.append(words.format(_date(value, str(result["lead_time"].attrs.get("units", "")))))
         elif _number(value) is not None:
             parts.append(words.format(f"t = {float(value):g}"))
     return ", ".join(parts)
@@ -344,3 +386,11 @@ def _integer(result: xr.Dataset, name: str, init: int) -> int | None:
         return None
     values = np.atleast_1d(result[name].values)
     return int(values[min(init, values.size - 1)])
+
+
+def _begin(result: xr.Dataset, init: int) -> float | None:
+    """Time of lead 0 as a number, `None` on a calendar."""
+    if "time" not in result.coords:
+        return None
+    values = np.atleast_1d(result["time"].values)
+    return None if _is_date(values) else _number(values[min(init, values.size - 1)])

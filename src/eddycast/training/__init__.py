@@ -2,11 +2,12 @@
 
 from eddycast.training.checkpoint import Position
 from eddycast.training.files import SCHEMA_VERSION, RunDirectory, read_tensors, write_tensors
-from eddycast.training.loop import Training
+from eddycast.training.loop import FREE_SETTINGS, Training
 from eddycast.training.progress import ProgressBar, SilentObserver, TrainingObserver
 from eddycast.training.settings import TrainingSettings
 
 __all__ = [
+    "FREE_SETTINGS",
     "SCHEMA_VERSION",
     "Position",
     "ProgressBar",

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from eddycast.data import Dataset, WindowBatches
 from eddycast.emulators import Space, Stage, TrainingBatch
-from eddycast.errors import InputError
+from eddycast.files import write_bytes
 from eddycast.training.average import WeightAverage
 from eddycast.training.checkpoint import Position, read_position, restore, save_checkpoint
 from eddycast.training.files import RunDirectory
+from eddycast.training.interrupt import PostponedInterrupt
 from eddycast.training.optimiser import build_optimisers
 from eddycast.training.progress import SilentObserver, TrainingObserver
 from eddycast.training.settings import TrainingSettings
 
 TIMED_STEPS = 8
+FREE_SETTINGS = frozenset({"checkpoint_seconds", "workers", "validations"})
+"""Training settings that a resumed run may change: they do not touch the weights."""
 
 
 @dataclass
@@ -56,10 +59,15 @@ class Training:
         With `resume` the run goes on from its last checkpoint; the weights at the end are bit by bit those of a run that was not
         interrupted, on the same machine with the same number of threads.
 
-        Raises: InputError when there is nothing to resume, or something that belongs to other settings; FloatingPointError with
-            a diagnosis when the loss is no longer finite. KeyboardInterrupt leaves a checkpoint.
+        Raises: InputError when what is there belongs to other settings; FloatingPointError with a diagnosis when the loss is no
+            longer finite, the last checkpoint being as it was. KeyboardInterrupt leaves a checkpoint.
         """
-        position, tensors, updates = self._start(resume)
+        try:
+            return self._run(*self._start(resume))
+        finally:
+            self.observer.finished()
+
+    def _run(self, position: Position, tensors: dict[str, Tensor], updates: int | None) -> Position:
         if position.complete:
             restore(tensors, updates, self.model, [], None)
             return position
@@ -71,22 +79,21 @@ class Training:
             self._run_stage(stage, position, tensors, updates)
         position.complete = True
         save_checkpoint(self.directory.checkpoint, position, self.model, [], None, self._identity())
-        self.observer.finished()
         return position
 
     def _identity(self) -> dict[str, Any]:
         """Settings that a resumed run must share; the others only change when things are looked at."""
-        free = {"checkpoint_seconds", "workers", "validations"}
-        return {key: value for key, value in asdict(self.settings).items() if key not in free}
+        stages = [stage.name for stage in self.stages]
+        return {key: value for key, value in asdict(self.settings).items() if key not in FREE_SETTINGS} | {"stages": stages}
 
     def _start(self, resume: bool) -> tuple[Position, dict[str, Tensor], int | None]:
         fresh = Position(stage=self.stages[0].name, done=0)
         path = self.directory.checkpoint
-        if not resume:
+        for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        if not resume or not path.is_file():  # stopped before its first checkpoint: to resume is to begin
             self.directory.log.unlink(missing_ok=True)
             return fresh, {}, None
-        if not path.is_file():
-            raise InputError(f"There is nothing to resume in {self.directory.path}: no {path.name}; leave --resume out.")
         position, tensors, updates = read_position(path, self._identity())
         trim_log(self.directory.log, position)
         return position, tensors, updates
@@ -124,25 +131,32 @@ class Training:
                 self.directory.checkpoint, position, self.model, runner.optimisers, runner.average, self._identity()
             )
 
+        if position.done == 0:
+            checkpoint()
+        whole = True
         try:
-            for state, conditions in batches.iterate(position.done, steps):
-                record = runner.step(state, conditions, position.done, steps)
-                position.done += 1
-                account()
-                record |= {"stage": stage.name, "step": position.done, "seconds": round(position.seconds, 3)}
-                if position.done in marks and self.validate is not None:
-                    record["validation_crps"] = score = self._validate(runner)
-                    self.observer.validated(score)
-                    wall, cpu = time.monotonic(), time.process_time()
-                append_log(self.directory.log, record)
-                self.observer.step(position.done, record["loss"])
-                if time.monotonic() - saved > settings.checkpoint_seconds:
-                    checkpoint()
-                    saved = time.monotonic()
+            with PostponedInterrupt() as interrupt:
+                for state, conditions in batches.iterate(position.done, steps):
+                    whole = False
+                    record = runner.step(state, conditions, position.done, steps)
+                    position.done += 1
+                    whole = True
+                    account()
+                    record |= {"stage": stage.name, "step": position.done, "seconds": round(position.seconds, 3)}
+                    if position.done in marks and self.validate is not None:
+                        record["validation_crps"] = score = self._validate(runner)
+                        self.observer.validated(score)
+                        wall, cpu = time.monotonic(), time.process_time()
+                    append_log(self.directory.log, record)
+                    self.observer.step(position.done, record["loss"])
+                    if time.monotonic() - saved > settings.checkpoint_seconds:
+                        checkpoint()
+                        saved = time.monotonic()
+                    interrupt.check()
         except KeyboardInterrupt:
             account()
-            checkpoint()
-            self.observer.finished()
+            if whole:
+                checkpoint()
             raise
         runner.finish()
 
@@ -228,7 +242,7 @@ class StageRunner:
             return f"{what}; the data of this batch are not finite: run `eddycast inspect` on them."
         bad = [name for name, weight in self.stage.module.named_parameters() if not bool(torch.isfinite(weight).all())]
         if bad:
-            return f"{what}; weights are no longer finite, first {bad[0]}: resume with a lower training.learning_rate."
+            return f"{what}; weights are no longer finite, first {bad[0]}: train anew with a lower training.learning_rate."
         return (
             f"{what}, gradient norm {record['gradient_norm']:g}, largest input {x.abs().max().item():.3g} standard deviations, learning rate "
             f"{record['learning_rate']:.2g}: lower training.learning_rate or training.clip, or look at the data for outliers."
@@ -261,4 +275,4 @@ def trim_log(path: Path, position: Position) -> None:
         before = order.index(record["stage"]) < order.index(position.stage) if record["stage"] in order else False
         if before or (record["stage"] == position.stage and record["step"] <= position.done):
             kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept))
+    write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
