@@ -8,7 +8,7 @@ import torch
 from eddycast.assimilation import MMPSOptions, SDAOptions, assimilate, get_method
 from eddycast.assimilation.window import window_starts
 from eddycast.diffusion import SCHEDULES
-from eddycast.emulators.emulator import Emulator
+from eddycast.emulators import Emulator, OpenWindow
 from eddycast.errors import InputError
 from eddycast.grid import Grid, periodic_axis
 from eddycast.observations import Observations
@@ -28,8 +28,8 @@ class GaussianWindow:
     def __init__(self, window, overlap=1):
         self.window, self.overlap, self.context, self.continuous = window, overlap, 1, False
 
-    def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0, guide=None):
-        assert known.shape[1] == len(lead_times) == self.window and guide is not None
+    def open(self, known, known_mask, conditions, lead_times):
+        assert known.shape[1] == len(lead_times) == self.window
         cov, seen = time_covariance(self.window).to(known), known_mask
         base = torch.zeros_like(known)
         if seen.any():
@@ -43,7 +43,7 @@ class GaussianWindow:
             gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(len(cov)))
             return torch.einsum("ts,bsc...->btc...", gain, x_t)
 
-        return guide(denoiser, schedule, lambda w: base + w)
+        return OpenWindow(denoiser, schedule, lambda w: base + w)
 
 
 class Affine:
@@ -190,14 +190,13 @@ def test_windows_cover_the_series():
 
 
 def test_misuse_is_told():
-    class Regression(GaussianWindow):
-        def advance(self, known, *args, **settings):
-            return known
+    class Regression:
+        window, overlap, context, continuous = 5, 1, 1, False
 
     obs = observations(8)
     settings = {"members": 2, "seed": 0}
     with pytest.raises(InputError, match="Regression is not: use 'etkf'"):
-        assimilate("sda", Emulator(Regression(5), Affine()), obs, obs.conditions(), **settings)
+        assimilate("sda", Emulator(Regression(), Affine()), obs, obs.conditions(), **settings)
     with pytest.raises(InputError, match="no mode 'filter'"):
         assimilate("sda", emulator(5), obs, obs.conditions(), mode="filter", **settings)
     with pytest.raises(InputError, match="use mode online"):

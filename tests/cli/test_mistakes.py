@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -107,7 +108,7 @@ def test_wrong_field_names_what_came_and_what_was_expected(refused, room, traine
     other = write_netcdf(room / "temperature.nc", field="temperature")
     line = refused("forecast", trained, "--data", other, "--steps", 2, out=room / "never.nc")
     assert "temperature" in line
-    assert "u" in line.replace("'", " ").replace(",", " ").split()
+    assert "u" in re.findall(r"\w+", line)
 
 
 # 3. NaN in the data
@@ -200,7 +201,7 @@ def full_disk() -> None:
 def test_full_disk_leaves_nothing_behind(name, data, tmp_path):
     words = [
         "forecast",
-        "baseline:persistence",
+        "baseline:climatology",
         "--data",
         data,
         "--steps",
@@ -283,5 +284,5 @@ def test_interrupted_write_leaves_nothing_under_the_final_name(signal_number, na
     else:
         assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
     if process.returncode == 130:
-        assert errors.startswith("eddycast: interrupted")
+        assert errors.splitlines()[-1].startswith("eddycast: interrupted")
         assert list(tmp_path.iterdir()) == []

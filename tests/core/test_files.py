@@ -58,16 +58,18 @@ def test_writing_that_stops_in_the_middle_leaves_the_old_file_and_nothing_else(
     assert old is None or path.read_bytes() == old
     if raised is InputError:
         message = str(caught.value)
-        assert "\n" not in message and str(path) in message and "No space left" in message
+        assert "\n" not in message and str(path) in message and "disk is full" in message
 
 
 def test_name_appears_only_when_the_bytes_are_on_the_disk(tmp_path, monkeypatch):
-    """The order that makes a power cut harmless: write, flush, fsync, then rename."""
+    """The order that makes a power cut harmless: write, flush, fsync, then rename, then fsync of the folder."""
     order, fsync, replace = [], os.fsync, os.replace
 
     def watched_fsync(handle):
         fsync(handle)
-        order.append(("fsync", os.fstat(handle).st_size, (tmp_path / "file").exists()))
+        status = os.fstat(handle)
+        size = status.st_size if stat.S_ISREG(status.st_mode) else None
+        order.append(("fsync", size, (tmp_path / "file").exists()))
 
     def watched_replace(source, target):
         order.append(("replace", os.stat(source).st_size, (tmp_path / "file").exists()))
@@ -76,7 +78,7 @@ def test_name_appears_only_when_the_bytes_are_on_the_disk(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "replace", watched_replace)
     write_bytes(tmp_path / "file", b"12345")
-    assert order == [("fsync", 5, False), ("replace", 5, False)]
+    assert order == [("fsync", 5, False), ("replace", 5, False), ("fsync", None, True)]
 
 
 def test_place_that_cannot_be_written_is_told_in_one_line(tmp_path):

@@ -25,7 +25,7 @@ from eddycast.diffusion import (
     marginal_std,
     starting_noise,
 )
-from eddycast.diffusion.samplers import interval_weights
+from eddycast.diffusion.sampling import interval_weights
 from eddycast.errors import InputError
 
 LOW_START = partial(AdamsBashforthSampler, heun_start=False)

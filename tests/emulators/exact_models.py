@@ -136,9 +136,11 @@ class GaussianNetwork(nn.Module):
     def __init__(self, model: UniversalDiffusion, phi: float) -> None:
         super().__init__()
         self.model, self.phi, self.factor = [model], phi, 1.0
+        self.times: list[Tensor] = []
 
     def forward(self, inputs: Tensor, conditions: Conditions, scalars: Tensor) -> Tensor:
         frames = self.model[0].config.frames
+        self.times.append(conditions.time)
         x, masks = inputs[:, :frames], scalars[:, 1:] > 0.5
         assert torch.equal(inputs[:, frames:], scalars[:, 1:, None].expand_as(inputs[:, frames:])), "planes and bits"
         result = torch.zeros_like(x)

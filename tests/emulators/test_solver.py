@@ -51,13 +51,12 @@ def test_perturbation_has_the_stated_size_zero_mean_and_its_own_member(size):
     emulator = Emulator(model, IdentitySpace())
     forecast = emulator.forecast(state[:, None], here, torch.tensor([1.0]), members=60, seed=0)
     error = (forecast[:, :, 0] - state) / (size * state.std(dim=-1, keepdim=True))
-    cut = 21 / 32  # the dealiasing of the solver keeps 21 of 32 modes of white noise
-    allowed = 5 * math.sqrt(2 / (60 * 21)) + 0.03
-    assert torch.allclose(error.square().mean(dim=(0, 2, 3)), torch.full((3,), cut).double(), rtol=allowed)
+    exact = torch.full((3,), 31 / 32, dtype=torch.float64)  # white noise without its mean
+    assert torch.allclose(error.square().mean(dim=(0, 2, 3)), exact, rtol=5 * math.sqrt(2 / (60 * 31)))
     assert error.mean(dim=-1).abs().max() < 1e-6 / size
     flat = error.flatten(1)
     overlap = torch.corrcoef(flat).fill_diagonal_(0)
-    assert overlap.abs().max() < 5 / math.sqrt(3 * 21)
+    assert overlap.abs().max() < 5 / math.sqrt(3 * 31)
     few = emulator.forecast(state[:, None], here, torch.tensor([1.0]), members=2, seed=0)
     assert torch.allclose(few, forecast[:2], atol=1e-12)
 

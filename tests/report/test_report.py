@@ -239,7 +239,7 @@ def test_report_from_all_there_is(tmp_path, world):
     names = ["run", "forecast.nc", "analysis.nc", "emulator.json", "persistence.json"]
     path = report_from([tmp_path / name for name in names], tmp_path / "all.html", truth=world["truth"])
     page = _check(path.read_text())
-    for words in ("waves/small", "0.001000", "Training loss", "validation score", "persistence", "member"):
+    for words in ("waves/small", "0.001", "Training loss", "validation score", "persistence", "member"):
         assert words in page.text
     assert {"forecast", "analysis", "run-run", "comparison-with-baselines"} <= set(page.ids)
 

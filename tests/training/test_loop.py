@@ -16,7 +16,15 @@ from eddycast.data import Dataset
 from eddycast.emulators import ModelShape, build_model
 from eddycast.errors import InputError
 from eddycast.recipes import get_recipe, train_recipe
-from eddycast.training import RunDirectory, SilentObserver, Training, TrainingSettings, loop, read_tensors, write_tensors
+from eddycast.training import (
+    RunDirectory,
+    SilentObserver,
+    Training,
+    TrainingSettings,
+    loop,
+    read_tensors,
+    write_tensors,
+)
 
 RECIPE = "ks/regression-smoke"
 
@@ -85,7 +93,11 @@ def test_a_run_resumed_keeps_the_steps_that_the_clock_gave(data, tmp_path, monke
         patch.setattr(loop, "time", Clock(2.0))
         with pytest.raises(KeyboardInterrupt):
             api.train(RECIPE, data=data, out=tmp_path / "run", overrides=settings, observer=Stops())
-    options = {"overrides": settings, "observer": SilentObserver(), "resume": True}  # the clock now runs at another pace
+    options = {
+        "overrides": settings,
+        "observer": SilentObserver(),
+        "resume": True,
+    }  # the clock now runs at another pace
     api.train(RECIPE, data=data, out=tmp_path / "run", **options)
     train(data, tmp_path / "steps", **{"training.steps": 12})
     assert [record["step"] for record in log(tmp_path / "run")] == list(range(1, 13))
@@ -196,7 +208,9 @@ def test_data_that_go_wrong_are_named(poison, words, data, tmp_path):
 def test_model_space_that_is_not_finite_is_named_with_stage_and_step(data, tmp_path):
     """A space that turns finite states into NaN stands for whatever the reader of the data cannot see."""
     recipe = get_recipe(RECIPE)
-    model = build_model(recipe.emulator, ModelShape(channels=1, periodic=(True,), parameter_mean=(0.0,), parameter_std=(1.0,)))
+    model = build_model(
+        recipe.emulator, ModelShape(channels=1, periodic=(True,), parameter_mean=(0.0,), parameter_std=(1.0,))
+    )
 
     class Spoils:
         def encode(self, state, conditions, lead_times):
@@ -204,7 +218,9 @@ def test_model_space_that_is_not_finite_is_named_with_stage_and_step(data, tmp_p
 
     (stage,) = model.stages()
     training = Training(model, Spoils(), data, (stage,), recipe.training, RunDirectory(tmp_path / "run"))
-    with pytest.raises(FloatingPointError, match=r"stage 'regression' at step 1: loss nan; the data .* not finite.*inspect"):
+    with pytest.raises(
+        FloatingPointError, match=r"stage 'regression' at step 1: loss nan; the data .* not finite.*inspect"
+    ):
         training.run()
 
 

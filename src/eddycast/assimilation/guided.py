@@ -18,11 +18,10 @@ from torch import Tensor
 
 from eddycast.assimilation.etkf import fit_background
 from eddycast.assimilation.protocols import Mode
-from eddycast.assimilation.window import OpenWindow, open_series, open_window, window_starts
+from eddycast.assimilation.window import open_series, require_denoiser, window_starts
 from eddycast.conditions import Conditions
 from eddycast.diffusion import make_sampler, starting_noise
-from eddycast.emulators.emulator import Emulator
-from eddycast.emulators.protocols import Guide
+from eddycast.emulators import Emulator, Guide, OpenWindow
 from eddycast.errors import InputError
 from eddycast.guidance import GaussianLikelihood, MMPSGuidance, SDAGuidance
 from eddycast.noise import MemberNoise
@@ -44,7 +43,7 @@ class SDAOptions:
         stride: Distance of the windows that cover a series longer than one; None is a quarter of the window.
     """
 
-    gamma: float = 0.1
+    gamma: float = 0.03
     sampler: SamplerName = "ancestral"
     num_steps: int = 64
     corrections: int = 0
@@ -155,7 +154,7 @@ class _Task:
     def at_once(self, num_times: int, stride: int) -> Tensor:
         """The whole series, physical (batch, time, channel, *space)."""
         like = self._encoded(self._blank(num_times), 0)
-        window = open_series(self.emulator.model, like, self.conditions, self.noise, stride=stride)
+        window = open_series(self.emulator.model, like, self.conditions, stride=stride)
         return self._decoded(self._guarded(self._sample(window, like, 0, 0), like[:, :0]), 0)
 
     def sliding(self, num_times: int, background: Tensor | None) -> Tensor:
@@ -175,7 +174,7 @@ class _Task:
             filled = torch.cat([known, fill], dim=1)
             mask = torch.arange(model.window) < known.shape[1]
             leads = torch.arange(first, first + model.window, dtype=torch.float64)
-            window = open_window(model, filled, mask, self.conditions, leads, self.noise)
+            window = require_denoiser(model).open(filled, mask, self.conditions, leads)
             x = self._guarded(self._sample(window, filled, first, number)[:, known.shape[1] :], known)
             finished.append(self._decoded(x, done))
             known = torch.cat([known, x], dim=1)[:, -model.overlap :]
@@ -190,7 +189,7 @@ class _Task:
         likelihood = self._likelihood(first, frames, leads)
         denoiser = window.denoiser
         if likelihood is not None:
-            denoiser = self.guide(likelihood)(denoiser, window.schedule, window.to_state)
+            denoiser = self.guide(likelihood)(denoiser, window.schedule, window.to_x)
 
         def draw(site: str, step: int) -> Tensor:
             key = (number, step, f"assimilation {site}")
@@ -204,7 +203,7 @@ class _Task:
         else:
             sampler = make_sampler(options.sampler, window.schedule, options.num_steps)
         start = starting_noise(window.schedule, draw("start", 0))
-        return window.to_state(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
+        return window.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
     def _guarded(self, x: Tensor, known: Tensor) -> Tensor:
         """New states within the band and, where states were known, with the means of the training data."""

@@ -1,76 +1,22 @@
-"""The denoiser of one window, or of a series longer than the model's window, taken out of a diffusion emulator."""
+"""The denoiser of a series longer than the window of its model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions
-from eddycast.diffusion.protocols import Denoiser, Schedule
-from eddycast.emulators.protocols import WindowModel
+from eddycast.emulators import Diffusing, OpenWindow, WindowModel
 from eddycast.errors import InputError
-from eddycast.noise import MemberNoise
 
 
-@dataclass(frozen=True, eq=False)
-class OpenWindow:
-    """What a sampler needs of one window.
-
-    Args:
-        denoiser: Of the variable that is diffused, (batch, time, channel, *space).
-        schedule: Its noise schedule.
-        to_state: From that variable to model space.
-    """
-
-    denoiser: Denoiser
-    schedule: Schedule
-    to_state: Callable[[Tensor], Tensor]
-
-
-class _Opened(Exception):  # noqa: N818, it is no error
-    """Brings the parts of a window out of `advance`, which hands them to its guide and to nobody else."""
-
-    def __init__(self, window: OpenWindow) -> None:
-        self.window = window
-
-
-def open_window(
-    model: WindowModel,
-    known: Tensor,
-    known_mask: Tensor,
-    conditions: Conditions,
-    lead_times: Tensor,
-    noise: MemberNoise,
-) -> OpenWindow:
-    """The denoiser of p(window | known frames), with the arguments of `WindowModel.advance`.
-
-    Known frames have departure 0: the denoiser says so, whatever it is asked.
-
-    Raises: InputError when the model is no denoiser.
-    """
-
-    def take(denoiser: Denoiser, schedule: Schedule, to_state: Callable[[Tensor], Tensor]) -> NoReturn:
-        raise _Opened(OpenWindow(denoiser, schedule, to_state))
-
-    unknown = ~known_mask.to(known.device)[(...,) + (None,) * (known.ndim - 2)]
-    try:
-        model.advance(known, known_mask, conditions, lead_times, noise=noise, guide=take)
-    except _Opened as opened:
-        window = opened.window
-    except ValueError as error:
-        raise InputError(f"This method guides a denoiser, which {type(model).__name__} is not: {error}") from error
-    else:
+def require_denoiser(model: WindowModel) -> Diffusing:
+    """The model, if it is a denoiser. Raises: InputError when it is not."""
+    if not isinstance(model, Diffusing):
         raise InputError(f"This method guides a denoiser, which {type(model).__name__} is not: use 'etkf'.")
-    inner = window.denoiser
-
-    def denoiser(x_t: Tensor, time: Tensor) -> Tensor:
-        return torch.where(unknown, inner(x_t, time), torch.zeros((), dtype=x_t.dtype, device=x_t.device))
-
-    return OpenWindow(denoiser, window.schedule, window.to_state)
+    return model
 
 
 def window_starts(num_times: int, window: int, stride: int) -> list[int]:
@@ -79,14 +25,11 @@ def window_starts(num_times: int, window: int, stride: int) -> list[int]:
     return [*starts, num_times - window]
 
 
-def open_series(
-    model: WindowModel, like: Tensor, conditions: Conditions, noise: MemberNoise, *, stride: int
-) -> OpenWindow:
+def open_series(model: WindowModel, like: Tensor, conditions: Conditions, *, stride: int) -> OpenWindow:
     """A denoiser of p(series) for a series at least as long as the model's window, with nothing known.
 
     Overlapping windows are denoised at once, and each frame is taken from the window in whose middle it is. That is an
-    approximation: at high noise a frame depends on more than its window, so a window should be longer than the memory
-        of the
+    approximation: at high noise a frame depends on more than its window, so a window should be longer than the memory of the
     system between observations (else the members regress to the climatology); corrections help a little.
     Source: arXiv:2306.10574, algorithm 2, generalised to strides.
 
@@ -94,7 +37,6 @@ def open_series(
         model: A denoiser of `model.window` frames.
         like: Tensor of the series' shape, (batch, time, channel, *space), in model space.
         conditions: Batch (batch,), origin at the first frame.
-        noise: Addresses (batch,).
         stride: Distance of windows, at most the window; 1 is most accurate.
     """
     batch, num_times = like.shape[:2]
@@ -117,10 +59,10 @@ def open_series(
     known = torch.zeros_like(unfold(like))
     mask = torch.zeros(size, dtype=torch.bool)
     leads = torch.arange(size, dtype=torch.float64)
-    window = open_window(model, known, mask, here, leads, noise.select(several))
+    window = require_denoiser(model).open(known, mask, here, leads)
 
     def denoiser(x_t: Tensor, time: Tensor) -> Tensor:
         each: Any = time if time.ndim == 0 else time.repeat_interleave(len(starts))
         return fold(window.denoiser(unfold(x_t), each))
 
-    return OpenWindow(denoiser, window.schedule, lambda w: fold(window.to_state(unfold(w))))
+    return OpenWindow(denoiser, window.schedule, lambda w: fold(window.to_x(unfold(w))))

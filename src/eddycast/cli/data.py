@@ -9,8 +9,8 @@ import typer
 
 from eddycast.cli import options
 from eddycast.cli.parse import grid_shape, noise_level, parameter_ranges, quoted
-from eddycast.progress import progress_bar
 from eddycast.errors import InputError
+from eddycast.progress import progress_bar
 
 
 def simulate(

@@ -10,7 +10,7 @@ quadrature     axes with their weights
 splits         train, valid, test
 normalisation  statistics; physical <-> normalised
 windows        batches for training
-output         forecasts and analyses as labelled files (atomic: whole or not at all)
+output         forecasts and analyses as labelled files
 inspection     what is in a data set, as text
 """
 

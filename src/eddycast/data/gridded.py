@@ -235,7 +235,21 @@ def _mask(
             lost |= ~finite.all(0)
             seen |= finite.any(0)
             counts += (~finite).transpose(0, 1).flatten(1).sum(1)
+    if missing == "error" and bool((lost & seen).any()):
+        where = f"{where}, {_first_gap(source, lost & seen, size)}"
     return constant_mask(names, lost, seen, policy=missing, where=where, counts=counts)
+
+
+def _first_gap(source: GriddedSource, varies: Tensor, size: int) -> str:
+    """First frame that lacks a value at a point that has one elsewhere, in words."""
+    for trajectory, length in enumerate(source.lengths):
+        for start in range(0, length, size):
+            frames = source.read(trajectory, start, min(start + size, length), 1)
+            gaps = (~torch.isfinite(frames) & varies).flatten(1).any(1).nonzero()
+            if len(gaps):
+                run = f"trajectory {trajectory}, " if len(source.lengths) > 1 else ""
+                return f"from {run}frame {start + int(gaps[0])} on"
+    return "somewhere"
 
 
 def open_gridded(

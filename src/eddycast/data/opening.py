@@ -104,10 +104,30 @@ def open_dataset(
         return open_gridded(path, missing=missing, **options)
     found = existing(path)
     kind = file_format(found)
+    try:
+        return _open(found, kind, fields, fractions, periodic, missing, time, dt, space_dims)
+    except InputError as error:
+        if found.name in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+
+
+def _open(
+    found: Path,
+    kind: Format,
+    fields: str | Sequence[str] | None,
+    fractions: Sequence[float] | None,
+    periodic: str | Sequence[str] | None,
+    missing: Literal["error", "union"],
+    time: str | None,
+    dt: float | None,
+    space_dims: int | None,
+) -> Dataset:
+    """What `open_dataset` does once it knows the format."""
     given: dict[str, Any] = {"periodic": periodic, "time": time, "dt": dt, "space_dims": space_dims}
     allowed = {"well": (), "gridded": ("periodic", "time", "dt"), "numpy": ("periodic", "dt", "space_dims")}[kind]
     if useless := [name for name, value in given.items() if value is not None and name not in allowed]:
-        raise InputError(f"{path}: the option {useless[0]!r} does not apply to this format.")
+        raise InputError(f"{found}: the option {useless[0]!r} does not apply to this format.")
     options = _options(fields=_names(fields), fractions=fractions)
     if kind == "well":
         return open_well(found, **options)

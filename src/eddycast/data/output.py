@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from eddycast import __version__
-from eddycast.data.atomic import atomic_output, require_space
 from eddycast.data.axes import space_axis
 from eddycast.data.dataset import Initial
 from eddycast.data.gridded import open_xarray
 from eddycast.data.opening import existing, file_format
 from eddycast.errors import InputError
+from eddycast.files import atomic_output, require_space
 from eddycast.grid import Grid
 
 if TYPE_CHECKING:

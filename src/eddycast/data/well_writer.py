@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import yaml
 
-from eddycast.data.atomic import atomic_output, require_space
 from eddycast.data.dataset import SPLITS, Dataset, Segment
 from eddycast.data.well_schema import GROUPS, file_problems
 from eddycast.data.well_source import find_files, open_hdf5
 from eddycast.errors import InputError
+from eddycast.files import atomic_output, require_space
 
 MARK = "# Statistics of the train split, written by eddycast."
 FRAMES_PER_CHUNK = 16

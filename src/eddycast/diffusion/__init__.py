@@ -7,19 +7,12 @@ from eddycast.diffusion.denoiser import (
     marginal_std,
     precondition,
 )
+from eddycast.diffusion.deterministic import AdamsBashforthSampler, DDIMSampler, HeunSampler
 from eddycast.diffusion.protocols import Denoiser, Schedule
-from eddycast.diffusion.samplers import (
-    SAMPLERS,
-    AdamsBashforthSampler,
-    AncestralSampler,
-    DDIMSampler,
-    HeunSampler,
-    PredictorCorrectorSampler,
-    Sampler,
-    make_sampler,
-    starting_noise,
-)
+from eddycast.diffusion.registry import SAMPLERS, make_sampler
+from eddycast.diffusion.sampling import Sampler, starting_noise
 from eddycast.diffusion.schedules import SCHEDULES, CosineSchedule, RectifiedSchedule
+from eddycast.diffusion.stochastic import AncestralSampler, PredictorCorrectorSampler
 
 __all__ = [
     "SAMPLERS",

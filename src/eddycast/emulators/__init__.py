@@ -11,7 +11,16 @@ from eddycast.emulators.baselines import Climatology, IdentitySpace, Persistence
 from eddycast.emulators.emulator import Emulator
 from eddycast.emulators.guard import SpectralGuard
 from eddycast.emulators.network import ModelShape
-from eddycast.emulators.protocols import Guide, Space, Stage, Trainable, TrainingBatch, WindowModel
+from eddycast.emulators.protocols import (
+    Diffusing,
+    Guide,
+    OpenWindow,
+    Space,
+    Stage,
+    Trainable,
+    TrainingBatch,
+    WindowModel,
+)
 from eddycast.emulators.regression import Regression, RegressionConfig
 from eddycast.emulators.rollout import rollout
 from eddycast.emulators.scoring import ScoringConfig, ScoringRule
@@ -34,11 +43,13 @@ def build_model(config: FamilyConfig, shape: ModelShape) -> nn.Module:
 __all__ = [
     "FAMILIES",
     "Climatology",
+    "Diffusing",
     "Emulator",
     "FamilyConfig",
     "Guide",
     "IdentitySpace",
     "ModelShape",
+    "OpenWindow",
     "Persistence",
     "Regression",
     "RegressionConfig",

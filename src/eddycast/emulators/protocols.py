@@ -78,6 +78,30 @@ class WindowModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class OpenWindow:
+    """A window as a denoising problem.
+
+    Args:
+        denoiser: Of the variable that is diffused, (batch, time, channel, *space).
+        schedule: Its noise schedule.
+        to_x: From that variable to model space.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    to_x: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Diffusing(Protocol):
+    """A window model that is a denoiser, and so can be guided, composed and sampled by others."""
+
+    def open(self, known: Tensor, known_mask: Tensor, conditions: Conditions, lead_times: Tensor) -> OpenWindow:
+        """The denoiser of p(window | known frames), with the arguments of `WindowModel.advance`; known frames come back as they are."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingBatch:
     """Windows of the training data in model space: x (batch, time, channel, *space), origin at the first frame."""

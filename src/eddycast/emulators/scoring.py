@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.emulators.increments import increment_scale, scale_at
+from eddycast.emulators.increments import average_weights, increment_scale, scale_at
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.objectives import almost_fair_crps, valid_mean
 from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
@@ -34,6 +34,9 @@ class ScoringConfig:
         noise_channels: White-noise fields that the network sees beside the context.
         pretrain: Part of the budget for a first stage that minimises the squared error without noise.
         unroll: Steps through which a last stage is differentiated, with the same score at every step; 1 leaves that stage out.
+        base: What the network adds to. `last`: the last state; the network sees the states. `average`: the average of the context that
+            predicts best in the training data (weights from `increments.average_weights`); the network sees departures from
+            it. A record whose mean drifts then looks the same wherever it has drifted to. Needs a horizon of 1.
         network: The backbone.
     """
 
@@ -45,15 +48,18 @@ class ScoringConfig:
     noise_channels: int = 2
     pretrain: float = 0.5
     unroll: int = 1
+    base: Literal["last", "average"] = "last"
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:
+        if self.base == "average" and self.horizon > 1:
+            raise ValueError(f"base 'average' forecasts one step at a time, got a horizon of {self.horizon}.")
         if self.members < 2:
             raise ValueError(f"The fair CRPS needs at least 2 members in training, got {self.members}.")
 
 
 class ScoringRule(nn.Module):
-    """x(t + lead) = x(t) + scale(lead) F(context, noise, lead, conditions), one pass per member.
+    """x(t + lead) = base + scale(lead) F(context, noise, lead, conditions), one pass per member; base = x(t) by default.
 
     Trained with the (almost) fair CRPS at each point. The score is proper point by point: it rewards right margins, while the
     correlation between points is learned only through the rollout and the shared network.
@@ -71,6 +77,8 @@ class ScoringRule(nn.Module):
         )
         self.gain = nn.Parameter(torch.full((config.noise_channels,), FIRST_GAIN))
         self.register_buffer("scales", torch.ones(config.horizon, shape.channels))
+        if config.base == "average":
+            self.register_buffer("weights", torch.full((config.context, shape.channels), 1 / config.context))
 
     @property
     def context(self) -> int:
@@ -90,17 +98,31 @@ class ScoringRule(nn.Module):
 
     def prepare(self, x: Tensor) -> None:
         """Measure the scale of increments on windows of training data (batch, time, channel, *space)."""
-        self.scales.copy_(increment_scale(x, self.config.horizon))
+        if self.config.base == "last":
+            self.scales.copy_(increment_scale(x, self.config.horizon))
+            return
+        self.weights.copy_(average_weights(x, self.context))
+        windows = x.unfold(1, self.context + 1, 1).movedim(-1, 2).flatten(0, 1)
+        departure = windows[:, -1] - self._base(windows[:, :-1])[:, 0]
+        self.scales.copy_(departure.square().transpose(0, 1).flatten(1).mean(1).sqrt().clamp_min(1e-4))
+
+    def _base(self, context: Tensor) -> Tensor:
+        """What increments are added to, (batch, 1, channel, *space), from a context (batch, time, channel, *space)."""
+        if self.config.base == "last":
+            return context[:, -1:]
+        return (context * self.weights[(...,) + (None,) * (context.ndim - 3)]).sum(1, keepdim=True)
 
     def predict(self, context: Tensor, noise: Tensor, conditions: Conditions, leads: Tensor) -> Tensor:
         """States (batch, lead, channel, *space) at leads (lead,), with one noise field (batch, noise, *space) for all of them."""
         batch, spread = len(context), (...,) + (None,) * (context.ndim - 3)
         gain = self.gain[(...,) + (None,) * (noise.ndim - 2)]
-        inputs = torch.cat([context.flatten(1, 2), gain * noise], dim=1)
+        base = self._base(context)
+        seen = context if self.config.base == "last" else context - base
+        inputs = torch.cat([seen.flatten(1, 2), gain * noise], dim=1)
         scalars = (leads.to(context) / self.config.horizon).unbind()
         increments = [self.network(inputs, conditions, scalar.expand(batch, 1)) for scalar in scalars]
         scale = scale_at(self.scales, leads.to(context.device))
-        return context[:, -1:] + torch.stack(increments, dim=1) * scale[spread]
+        return base + torch.stack(increments, dim=1) * scale[spread]
 
     def advance(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ from eddycast.conditions import Conditions
 from eddycast.diffusion import SCHEDULES, PreconditionedDenoiser, denoising_loss, make_sampler, starting_noise
 from eddycast.emulators.increments import increment_scale
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
-from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
+from eddycast.emulators.protocols import Guide, OpenWindow, Stage, TrainingBatch
 from eddycast.networks import NetworkConfig, UNetConfig
 from eddycast.noise import MemberNoise
 
@@ -46,6 +47,8 @@ class UniversalConfig:
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
         if not (1 <= self.context < self.frames and 1 <= self.overlap < self.frames):
             raise ValueError(
                 f"context and overlap must lie in 1 ... frames - 1 = {self.frames - 1}, got {self.context} and {self.overlap}."
@@ -117,7 +120,9 @@ class UniversalDiffusion(nn.Module):
         scale = table[lag.clamp_max(len(table) - 1)][(...,) + (None,) * (x.ndim - 3)]
         return torch.where(anything, base, 0.0), torch.where(anything, scale, 1.0)
 
-    def _conditioned(self, x: Tensor, known: Tensor, conditions: Conditions):
+    def _conditioned(
+        self, x: Tensor, known: Tensor, conditions: Conditions
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """F(w_in, c_noise) of `diffusion`, with the known frames (batch, time) of x put in their places."""
         spread = (...,) + (None,) * (x.ndim - 2)
         bits = known.to(x.dtype)
@@ -131,6 +136,22 @@ class UniversalDiffusion(nn.Module):
 
         return network
 
+    def open(self, known: Tensor, known_mask: Tensor, conditions: Conditions, lead_times: Tensor) -> OpenWindow:
+        """The denoiser of the departures w of one window; those of known frames are 0."""
+        size = self.config.frames
+        if known.shape[1] != size:
+            raise ValueError(f"A window of this emulator has {size} states, got {known.shape[1]}.")
+        mask = known_mask.to(known.device).expand(len(known), size)
+        base, scale = self.departure(known, mask)
+        first = conditions.shifted(float(lead_times[0]))
+        denoiser = PreconditionedDenoiser(self._conditioned(known, mask, first), self.schedule)
+        unknown = ~mask[(...,) + (None,) * (known.ndim - 2)]
+
+        def masked(w_t: Tensor, time: Tensor) -> Tensor:
+            return torch.where(unknown, denoiser(w_t, time), 0.0)
+
+        return OpenWindow(masked, self.schedule, lambda w: torch.where(unknown, base + scale * w, known))
+
     def advance(
         self,
         known: Tensor,
@@ -142,26 +163,17 @@ class UniversalDiffusion(nn.Module):
         window: int = 0,
         guide: Guide | None = None,
     ) -> Tensor:
-        size = self.config.frames
-        if known.shape[1] != size:
-            raise ValueError(f"A window of this emulator has {size} states, got {known.shape[1]}.")
-        mask = known_mask.to(known.device).expand(len(known), size)
-        base, scale = self.departure(known, mask)
-        first = conditions.shifted(float(lead_times[0]))
-        denoiser = PreconditionedDenoiser(self._conditioned(known, mask, first), self.schedule)
-        guided = denoiser if guide is None else guide(denoiser, self.schedule, lambda w: base + scale * w)
-        unknown = ~mask[(...,) + (None,) * (known.ndim - 2)]
-
-        def masked(w_t: Tensor, time: Tensor) -> Tensor:
-            return torch.where(unknown, guided(w_t, time), 0.0)
+        problem = self.open(known, known_mask, conditions, lead_times)
+        denoiser = problem.denoiser
+        if guide is not None:
+            denoiser = guide(denoiser, problem.schedule, problem.to_x)
 
         def draw(site: str, step: int) -> Tensor:
             return noise.draw(known.shape[1:], key=(window, step, site), dtype=known.dtype, device=known.device)
 
         sampler = make_sampler(self.config.sampler, self.schedule, self.config.num_steps)
         start = starting_noise(self.schedule, draw("start", 0))
-        w = sampler(masked, start, noise=lambda step: draw("sampler", step))
-        return torch.where(unknown, base + scale * w, known)
+        return problem.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("diffusion", self.config.frames, self, self._loss),)

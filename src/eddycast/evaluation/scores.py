@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from eddycast.data.atomic import atomic_output
 from eddycast.errors import InputError
 from eddycast.evaluation.diagnosis import diagnosis
 from eddycast.evaluation.table import table
+from eddycast.files import atomic_output
 
 SCHEMA = 1
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from eddycast.errors import InputError
+from eddycast.files import atomic_output
 from eddycast.grid import Grid
-from eddycast.observations.files import whole_file
 
 if TYPE_CHECKING:
     from eddycast.observations.observations import Observations
@@ -52,7 +52,7 @@ def write_netcdf(observations: Observations, path: Path) -> None:
     if observations.time is not None:
         variables["eddycast_time"] = (("init",), observations.time.numpy())
     dataset = xarray.Dataset(variables, coordinates, {"Conventions": "CF-1.11", **_attributes(observations)})
-    with whole_file(path) as partial:
+    with atomic_output(path, overwrite=True, is_ours=Path.is_file) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
 
 

@@ -251,7 +251,8 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
     if not config["provenance"]["trained"]:
         raise InputError(f"{name} has not finished training: go on with `eddycast train ... --out {path} --resume`.")
     recipe = recipe_from_dict(config["recipe"], str(files.config))
-    shape = ModelShape(**{key: tuple(v) if isinstance(v, list) else v for key, v in config["shape"].items()})
+    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config["shape"].items()}
+    shape = ModelShape(**sizes)
     model = seeded_model(recipe, shape)
     load_weights(model, files)
     tensors, _ = read_tensors(files.component("space"))
@@ -268,7 +269,7 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
     """What the model must know of the data."""
     train = sorted({segment.trajectory for segment in dataset.segments("train")})
     parameters = torch.stack([dataset.parameters(number) for number in train]).double()
-    std = parameters.std(dim=0, correction=0)
+    std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
     static = 0 if dataset.static is None else len(dataset.static)
     return ModelShape(
         channels=len(dataset.fields),

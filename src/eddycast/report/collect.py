@@ -15,7 +15,7 @@ from eddycast.files import read_json
 from eddycast.report.canvas import inline_svg
 from eddycast.report.curves import training_curve
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, slug, write_report
-from eddycast.report.scorecard import key_figures, number
+from eddycast.report.scorecard import key_figures
 from eddycast.report.story import diagnosed, facts_of, field_section, score_sections
 from eddycast.report.view import open_result
 
@@ -184,7 +184,7 @@ def _flattened(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
     elif content is not None and content != "" and content != []:
         text = (
-            number(content, 4)
+            f"{content:.6g}"
             if isinstance(content, float)
             else content
             if isinstance(content, str)

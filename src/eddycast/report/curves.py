@@ -104,7 +104,7 @@ def spectra(
             axes.set_yscale("log")
             low, high = axes.get_xlim()
             if high < 200 * low:  # too few powers of ten to read a value from
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(chart.title)
@@ -206,7 +206,7 @@ def training_curve(steps: np.ndarray, losses: Mapping[str, tuple[np.ndarray, np.
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
         _frame(axes)
-        axes.legend(loc="upper right")
+        _legend(figure)
     return figure
 
 

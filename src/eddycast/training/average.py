@@ -26,7 +26,7 @@ class WeightAverage:
         self.num_updates += 1
         parameters = dict(self.module.named_parameters())
         targets: list[Tensor] = list(self.weights.values())
-        torch._foreach_lerp_(targets, [parameters[name].detach() for name in self.weights], 1 - decay)
+        torch._foreach_lerp_(targets, [parameters[name].detach() for name in self.weights], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_to_module(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eddycast.data import Dataset, WindowBatches
 from eddycast.emulators import Space, Stage, TrainingBatch
-from eddycast.files import write_bytes
+from eddycast.files import leftovers, write_bytes
 from eddycast.training.average import WeightAverage
 from eddycast.training.checkpoint import Position, read_position, restore, save_checkpoint
 from eddycast.training.files import RunDirectory
@@ -89,7 +89,7 @@ class Training:
     def _start(self, resume: bool) -> tuple[Position, dict[str, Tensor], int | None]:
         fresh = Position(stage=self.stages[0].name, done=0)
         path = self.directory.checkpoint
-        for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+        for leftover in leftovers(path):
             leftover.unlink(missing_ok=True)
         if not resume or not path.is_file():  # stopped before its first checkpoint: to resume is to begin
             self.directory.log.unlink(missing_ok=True)

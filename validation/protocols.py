@@ -1,0 +1,182 @@
+"""How a job is scored. Test trajectories only; whatever was tuned was tuned on others.
+
+KS forecasts: the first 64 test trajectories from their first state, 8 members (1 where all are the same), 150 steps; then 16
+trajectories for 5000 steps with and without the guard. A trajectory has blown up once it leaves five standard deviations or is not
+finite. Spectra are pooled over the last 2000 of the 5000 steps, and compared with all training states, for which time does not matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eddycast import api, metrics
+from eddycast.emulators import Regression
+from eddycast.evaluation import Scores
+
+LYAPUNOV_TIME = 13.2
+CASES, MEMBERS, STEPS = 64, 8, 150
+LONG_CASES, LONG_STEPS, LONG_TAIL = 16, 5000, 2000
+ASSIMILATION_CASES, FRAMES = 16, 16
+
+
+def ks_forecast(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
+    """Skill, calibration, stability and spectrum of a trained emulator."""
+    assert forecaster is not None and forecaster.run is not None
+    members = 1 if isinstance(forecaster.run.emulator.model, Regression) else MEMBERS
+    initial = dataset.initial("test").select(range(CASES))
+    forecast = forecaster.forecast(initial, steps=STEPS, members=members, seed=seed)
+    result: dict[str, Any] = {"skill": skill(api.evaluate(forecast, truth=dataset))}
+    for guard in (True, False):
+        result["stability" if guard else "stability_without_guard"] = stability(dataset, forecaster, seed, guard)
+    return result
+
+
+def skill(scores: Scores) -> dict[str, Any]:
+    """High-correlation times in Lyapunov times (both conventions), and curves at some leads."""
+    times = {
+        key: {name: float(value) / LYAPUNOV_TIME for name, value in row.items()}
+        for key, row in correlation_times(scores).items()
+    }
+    leads = [lead for lead in (1, 4, 13, 26, 40, 53, 66, 79, 100) if lead <= len(scores.lead_times)]
+    field = scores.fields[0]
+    curves = {}
+    for name in ("crps", "crps_biased", "rmse_mean", "rmse_member", "mae", "spread_skill", "vrmse_member", "correlation_member"):
+        if name in scores.data:
+            series = scores.series(name, field)
+            curves[name] = {str(lead): float(series[lead - 1]) for lead in leads}
+    return {"high_correlation_lyapunov_times": times, "curves": curves, "members": scores.members}
+
+
+def correlation_times(scores: Scores) -> dict[str, dict[str, float]]:
+    """{"member first": {"value", "low", "high"}, ...} in time units, of the mean correlation curve."""
+    found = {}
+    data = scores.data
+    for forecast in ("member", "mean"):
+        for convention in ("first", "count"):
+            where = {"field": scores.fields[0], "forecast": forecast, "convention": convention, "average": "curve"}
+            row = {}
+            for suffix, name in (("", "value"), ("_low", "low"), ("_high", "high")):
+                row[name] = float(data[f"high_correlation_time{suffix}"].sel(where))
+            found[f"{forecast} {convention}"] = row
+    return found
+
+
+def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard: bool) -> dict[str, Any]:
+    """A long run: who leaves five standard deviations, when, and the spectrum of those who stay."""
+    emulator = forecaster.emulator(dataset, {"guard": guard} if not guard else {})
+    initial = dataset.initial("test").select(range(LONG_CASES)).resolved(emulator.context)
+    leads = torch.arange(1, LONG_STEPS + 1)
+    states = emulator.forecast(initial.context(emulator.context), initial.conditions(), leads, members=1, seed=seed)[0, :, :, 0]
+    std = float(api_std(dataset))
+    outside = ~(states.abs() < 5 * std).all(dim=-1)
+    blown = outside.any(dim=1)
+    result: dict[str, Any] = {
+        "cases": LONG_CASES,
+        "steps": LONG_STEPS,
+        "blown_up": int(blown.sum()),
+        "first_steps": sorted((outside.float().argmax(dim=1)[blown] + 1).tolist()),
+    }
+    if not bool(blown.all()):
+        tail = states[~blown, -LONG_TAIL:]
+        result["std_ratio"] = float(tail.std()) / std
+        result |= spectrum_error(tail, training_states(dataset))
+    return result
+
+
+def spectrum_error(states: Tensor, truth: Tensor) -> dict[str, Any]:
+    """log10 ratio of mean power by mode, over modes with more than 1e-6 of the peak power (the mean excepted)."""
+    power, reference = (torch.fft.rfft(each.double(), norm="forward").abs().square().flatten(0, -2).mean(0) for each in (states, truth))
+    modes = reference > 1e-6 * reference.max()
+    modes[0] = False
+    error = (power / reference).log10()
+    return {
+        "spectrum_modes": int(modes.sum()),
+        "spectrum_largest_error": float(error[modes].abs().max()),
+        "spectrum_mean_error": float(error[modes].abs().mean()),
+        "spectrum_error_by_mode": [round(value, 4) for value in error[modes].tolist()],
+    }
+
+
+def training_states(dataset: api.Dataset) -> Tensor:
+    return torch.cat([dataset.read(part.trajectory, part.start, part.stop)[:, 0] for part in dataset.segments("train")[:512]])
+
+
+def api_std(dataset: api.Dataset) -> Tensor:
+    return training_states(dataset).std()
+
+
+def ks_reference(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
+    """The solver from wrong initial states, persistence and climatology, on the same cases."""
+    initial = dataset.initial("test").select(range(CASES))
+    rows: dict[str, Any] = {}
+    for error in (1e-1, 1e-2, 1e-3, 1e-4):
+        solver = api.load("system:kuramoto-sivashinsky")
+        made = solver.forecast(initial, steps=STEPS, members=MEMBERS, seed=seed, overrides={"perturbation": error})
+        rows[f"solver, initial error {error:g}"] = skill(api.evaluate(made, truth=dataset))
+    for name in ("baseline:persistence", "baseline:climatology"):
+        made = api.load(name).forecast(initial, steps=STEPS, members=MEMBERS, seed=seed)
+        rows[name] = skill(api.evaluate(made, truth=dataset))
+    return {"rows": rows}
+
+
+def ks_assimilation(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
+    """10 % random points with errors of 0.1 standard deviations in 16 frames: guided diffusion beside perfect-model smoothers."""
+    assert forecaster is not None
+    observations = api.observe(dataset, fraction=0.1, noise=0.1, steps=FRAMES, start=20, trajectories=ASSIMILATION_CASES, seed=seed)
+    std = float(api_std(dataset))
+    solver = api.load("system:kuramoto-sivashinsky")
+    methods = {
+        "SDA on the emulator": (forecaster, "sda", 16, {}),
+        "MMPS on the emulator": (forecaster, "mmps", 16, {}),
+        "ETKS on the emulator": (forecaster, "etkf", 64, {}),
+        "interpolation": (forecaster, "interpolation", 16, {}),
+        "ETKS, perfect model": (solver, "etkf", 100, {"inflation": 1.0}),
+        "ETKS in 4 passes, perfect model": (solver, "etkf", 100, {"inflation": 1.0, "passes": 4}),
+    }
+    rows = {}
+    for name, (source, method, members, overrides) in methods.items():
+        analysis = source.assimilate(observations, method=method, members=members, seed=seed, overrides=overrides)
+        rows[name] = analysis_scores(analysis["u"].values, dataset, observations, std) | {"members": members}
+    best = rows["ETKS in 4 passes, perfect model"]["rmse"]
+    plain = rows["ETKS, perfect model"]["rmse"]
+    for row in rows.values():
+        row["rmse_over_smoother"], row["rmse_over_best_smoother"] = row["rmse"] / plain, row["rmse"] / best
+    return {"rows": rows, "cases": ASSIMILATION_CASES, "frames": FRAMES, "unit": "standard deviations"}
+
+
+def analysis_scores(values: np.ndarray, dataset: api.Dataset, observations: api.Observations, std: float) -> dict[str, Any]:
+    """RMSE of the mean (all frames, first, middle, last) and corrected spread over it, in standard deviations."""
+    ensemble = torch.as_tensor(values).movedim(1, 0).double() / std
+    starts = zip(observations.trajectories.tolist(), observations.frames.tolist(), strict=True)
+    truth = torch.stack([dataset.read(one, at, at + FRAMES)[:, 0] for one, at in starts]).double() / std
+    error = (ensemble.mean(0) - truth).square().mean(dim=(0, 2))
+    spread = metrics.corrected_variance(ensemble).mean()
+    return {
+        "rmse": float(error.mean().sqrt()),
+        "rmse_first": float(error[0].sqrt()),
+        "rmse_middle": float(error[FRAMES // 2].sqrt()),
+        "rmse_last": float(error[-1].sqrt()),
+        "spread_skill": float((spread / error.mean()).sqrt()),
+    }
+
+
+def headline(result: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    if "skill" in result:
+        times = result["skill"]["high_correlation_lyapunov_times"]
+        return (
+            f"HCT member {times['member first']['value']:.2f}, mean {times['mean first']['value']:.2f} Lyapunov times; "
+            f"blown up {result['stability']['blown_up']} (without guard {result['stability_without_guard']['blown_up']})"
+        )
+    if "rows" in result and "cases" in result:
+        return "; ".join(f"{name} {row['rmse']:.3f} ({row['spread_skill']:.2f})" for name, row in result["rows"].items())
+    return "; ".join(
+        f"{name} {row['high_correlation_lyapunov_times']['member first']['value']:.2f}" for name, row in result["rows"].items()
+    )
+
+
+PROTOCOLS = {"ks-forecast": ks_forecast, "ks-reference": ks_reference, "ks-assimilation": ks_assimilation}

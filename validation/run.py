@@ -1,0 +1,156 @@
+"""Train and score a list of jobs within a time budget, on any device; every figure in the documentation comes from here.
+
+    python validation/run.py --minutes 60 [--device cuda] [--only ks-universal] [--list]
+
+Training leaves checkpoints in --runs and goes on from them next time; a finished job writes results/<name>-s<seed>.json with hardware,
+seed and cost. Jobs whose file is there are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import protocols
+import torch
+import yaml
+
+from eddycast import api
+from eddycast.files import write_json
+from eddycast.recipes.run import describe_hardware
+from eddycast.training import ProgressBar
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of the plan, with one of its seeds."""
+
+    name: str
+    protocol: str
+    data: str
+    seed: int
+    recipe: str = ""
+    run: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    budget: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-s{self.seed}"
+
+
+class Deadline(ProgressBar):
+    """A progress bar that stops the training, checkpoint and all, when the time is up."""
+
+    def __init__(self, end: float) -> None:
+        super().__init__()
+        self.end = end
+
+    def step(self, done: int, loss: float) -> None:
+        super().step(done, loss)
+        if time.monotonic() > self.end:
+            raise KeyboardInterrupt
+
+
+def read_plan(path: Path) -> tuple[dict[str, Any], list[Job]]:
+    content = yaml.safe_load(path.read_text())
+    jobs = []
+    for line in content["jobs"]:
+        seeds = line.pop("seeds", [0])
+        jobs += [Job(seed=seed, **line) for seed in seeds]
+    return content["data"], jobs
+
+
+def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
+    """The data set of that name, simulated once."""
+    path = runs / f"{name}-data"
+    if not path.exists():
+        settings = dict(data[name])
+        api.simulate(settings.pop("system"), out=path, **settings)
+    return api.open_dataset(path)
+
+
+def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float) -> api.Forecaster | None:
+    """The run of a job, trained as far as time allows; None when it is not finished."""
+    path = runs / f"{job.name}-s{job.seed}"
+    if (path / "config.json").exists() and json.loads((path / "config.json").read_text())["provenance"]["trained"]:
+        return api.load(path, device=device)
+    resume = (path / "training" / "checkpoint.safetensors").exists()
+    try:
+        return api.train(
+            job.recipe, data=dataset, out=path, overrides=job.overrides, seed=job.seed, device=device, resume=resume,
+            observer=Deadline(end),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
+    parser.add_argument("--results", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "validation")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--only", default="", help="jobs whose label contains this")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    data, jobs = read_plan(options.plan)
+    end = time.monotonic() + 60 * options.minutes
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        target = options.results / f"{job.label}.json"
+        if options.only not in job.label:
+            continue
+        if options.list or target.exists():
+            print(f"{job.label:<32} {'done' if target.exists() else 'pending'}")
+            continue
+        if time.monotonic() > end:
+            print(f"{job.label:<32} no time left")
+            continue
+        dataset = prepared(data, job.data, options.runs)
+        forecaster = None
+        if job.recipe:
+            forecaster = trained(job, dataset, options.runs, options.device, end)
+            if forecaster is None:
+                print(f"{job.label:<32} training goes on next time")
+                continue
+        elif job.run:
+            path = options.runs / f"{job.run}-s{job.seed}"
+            if not (path / "config.json").exists():
+                print(f"{job.label:<32} waits for {job.run}-s{job.seed}")
+                continue
+            forecaster = api.load(path, device=options.device)
+        start, cpu = time.monotonic(), time.process_time()
+        result = protocols.PROTOCOLS[job.protocol](dataset, forecaster, job.seed)
+        provenance: dict[str, Any] = describe_hardware(options.device) | {
+            "seed": job.seed,
+            "budget": job.budget,
+            "data": data[job.data],
+            "scoring_seconds": round(time.monotonic() - start, 1),
+            "scoring_cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        if forecaster is not None and forecaster.run is not None:
+            own = forecaster.run.provenance
+            provenance["training"] = {key: own.get(key) for key in ("hardware", "threads", "steps", "seconds", "cpu_seconds")}
+            provenance["recipe"] = forecaster.run.recipe.name
+            provenance["overrides"] = job.overrides
+        write_json(target, {"job": job.label, "provenance": provenance, "result": result})
+        print(f"{job.label:<32} {protocols.headline(result)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
