@@ -1,8 +1,8 @@
 """How a job is scored. Test trajectories only; whatever was tuned was tuned on others.
 
 KS forecasts: the first 64 test trajectories from their first state, 8 members (1 where all are the same), 150 steps; then 16
-trajectories for 5000 steps with and without the guard. A trajectory has blown up once it leaves five standard deviations or is not
-finite. Spectra are pooled over the last 2000 of the 5000 steps, and compared with all training states, for which time does not matter.
+trajectories for 5000 steps with the guard and 2000 without. A trajectory has blown up once it leaves five standard deviations or is not
+finite. Spectra are pooled over the last 2000 steps, and compared with all training states, for which time does not matter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eddycast.evaluation import Scores
 
 LYAPUNOV_TIME = 13.2
 CASES, MEMBERS, STEPS = 64, 8, 150
-LONG_CASES, LONG_STEPS, LONG_TAIL = 16, 5000, 2000
+LONG_CASES, LONG_STEPS, FREE_STEPS, LONG_TAIL = 16, 5000, 2000, 2000
 ASSIMILATION_CASES, FRAMES = 16, 16
 
 
@@ -69,14 +69,15 @@ def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard
     """A long run: who leaves five standard deviations, when, and the spectrum of those who stay."""
     emulator = forecaster.emulator(dataset, {"guard": guard} if not guard else {})
     initial = dataset.initial("test").select(range(LONG_CASES)).resolved(emulator.context)
-    leads = torch.arange(1, LONG_STEPS + 1)
+    steps = LONG_STEPS if guard else FREE_STEPS
+    leads = torch.arange(1, steps + 1)
     states = emulator.forecast(initial.context(emulator.context), initial.conditions(), leads, members=1, seed=seed)[0, :, :, 0]
     std = float(api_std(dataset))
     outside = ~(states.abs() < 5 * std).all(dim=-1)
     blown = outside.any(dim=1)
     result: dict[str, Any] = {
         "cases": LONG_CASES,
-        "steps": LONG_STEPS,
+        "steps": steps,
         "blown_up": int(blown.sum()),
         "first_steps": sorted((outside.float().argmax(dim=1)[blown] + 1).tolist()),
     }

@@ -300,9 +300,9 @@ def test_unreadable_and_unwritable_files_are_told(tmp_path):
         Observations.open(tmp_path / "none.nc")
     with pytest.raises(InputError, match=r"\.nc or \.csv"):
         obs.save(tmp_path / "obs.txt")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="Cannot write"):
         obs.save(tmp_path / "missing" / "obs.nc")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="Cannot write"):
         obs.save(tmp_path / "missing" / "obs.csv")
     whole = tmp_path / "obs.nc"
     obs.save(whole)

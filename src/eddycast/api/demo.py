@@ -51,7 +51,7 @@ class DemoSize:
 
 
 SIZES = {
-    "demo": DemoSize("ks/universal-small", 1024, 120, 2.9, 12, 16, 16, 66, 48),
+    "demo": DemoSize("ks/universal-small", 1024, 120, 2.9, 8, 16, 16, 66, 48),
     "smoke": DemoSize("ks/universal-smoke", 20, 40, None, 2, 4, 6, 10, 4),
 }
 OBSERVED, NOISE = 0.1, 0.1
@@ -99,10 +99,10 @@ def demo(out: str | Path = "eddycast-demo", size: Literal["demo", "smoke"] = "de
         analyses = {
             "guided diffusion": emulator.assimilate(
                 observations,
-                method="mmps",
+                method="sda",
                 members=settings.members,
                 seed=seed,
-                overrides={"num_steps": settings.guidance_steps},
+                overrides={"num_steps": settings.guidance_steps, "stride": 2},
                 progress=progress,
             ),
             "interpolation": emulator.assimilate(

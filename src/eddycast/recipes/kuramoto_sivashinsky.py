@@ -25,8 +25,8 @@ TITLES = {
     "scoring": "noise-conditioned U-Net, fair CRPS",
     "universal": "universal diffusion of windows, any known states",
 }
-STEPS = {"regression": 10000, "scoring": 8000, "universal": 14000}
-"""Between 18 and 28 minutes of one core each."""
+STEPS = {"regression": 7000, "scoring": 8000, "universal": 14000}
+"""Between 12 and 25 minutes of one core each."""
 
 
 def recipes() -> list[Recipe]:

@@ -112,7 +112,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
     if first["type"] == "value_error":  # our own text, from a check of a settings class
-        return place + str(first["ctx"]["error"])
+        return place + first["msg"].removeprefix("Value error, ")
     came = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
     return f"{place}{first['msg'].rstrip('.')}{came}."
 
