@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from own_data import own_data
 from torch import Tensor
 
 from eddycast import api, metrics
@@ -44,7 +45,16 @@ def skill(scores: Scores) -> dict[str, Any]:
     leads = [lead for lead in (1, 4, 13, 26, 40, 53, 66, 79, 100) if lead <= len(scores.lead_times)]
     field = scores.fields[0]
     curves = {}
-    for name in ("crps", "crps_biased", "rmse_mean", "rmse_member", "mae", "spread_skill", "vrmse_member", "correlation_member"):
+    for name in (
+        "crps",
+        "crps_biased",
+        "rmse_mean",
+        "rmse_member",
+        "mae",
+        "spread_skill",
+        "vrmse_member",
+        "correlation_member",
+    ):
         if name in scores.data:
             series = scores.series(name, field)
             curves[name] = {str(lead): float(series[lead - 1]) for lead in leads}
@@ -71,7 +81,9 @@ def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard
     initial = dataset.initial("test").select(range(LONG_CASES)).resolved(emulator.context)
     steps = LONG_STEPS if guard else FREE_STEPS
     leads = torch.arange(1, steps + 1)
-    states = emulator.forecast(initial.context(emulator.context), initial.conditions(), leads, members=1, seed=seed)[0, :, :, 0]
+    states = emulator.forecast(initial.context(emulator.context), initial.conditions(), leads, members=1, seed=seed)[
+        0, :, :, 0
+    ]
     std = float(api_std(dataset))
     outside = ~(states.abs() < 5 * std).all(dim=-1)
     blown = outside.any(dim=1)
@@ -90,7 +102,9 @@ def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard
 
 def spectrum_error(states: Tensor, truth: Tensor) -> dict[str, Any]:
     """log10 ratio of mean power by mode, over modes with more than 1e-6 of the peak power (the mean excepted)."""
-    power, reference = (torch.fft.rfft(each.double(), norm="forward").abs().square().flatten(0, -2).mean(0) for each in (states, truth))
+    power, reference = (
+        torch.fft.rfft(each.double(), norm="forward").abs().square().flatten(0, -2).mean(0) for each in (states, truth)
+    )
     modes = reference > 1e-6 * reference.max()
     modes[0] = False
     error = (power / reference).log10()
@@ -103,7 +117,9 @@ def spectrum_error(states: Tensor, truth: Tensor) -> dict[str, Any]:
 
 
 def training_states(dataset: api.Dataset) -> Tensor:
-    return torch.cat([dataset.read(part.trajectory, part.start, part.stop)[:, 0] for part in dataset.segments("train")[:512]])
+    return torch.cat(
+        [dataset.read(part.trajectory, part.start, part.stop)[:, 0] for part in dataset.segments("train")[:512]]
+    )
 
 
 def api_std(dataset: api.Dataset) -> Tensor:
@@ -127,7 +143,9 @@ def ks_reference(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: 
 def ks_assimilation(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
     """10 % random points with errors of 0.1 standard deviations in 16 frames: guided diffusion beside perfect-model smoothers."""
     assert forecaster is not None
-    observations = api.observe(dataset, fraction=0.1, noise=0.1, steps=FRAMES, start=20, trajectories=ASSIMILATION_CASES, seed=seed)
+    observations = api.observe(
+        dataset, fraction=0.1, noise=0.1, steps=FRAMES, start=20, trajectories=ASSIMILATION_CASES, seed=seed
+    )
     std = float(api_std(dataset))
     solver = api.load("system:kuramoto-sivashinsky")
     methods = {
@@ -149,7 +167,9 @@ def ks_assimilation(dataset: api.Dataset, forecaster: api.Forecaster | None, see
     return {"rows": rows, "cases": ASSIMILATION_CASES, "frames": FRAMES, "unit": "standard deviations"}
 
 
-def analysis_scores(values: np.ndarray, dataset: api.Dataset, observations: api.Observations, std: float) -> dict[str, Any]:
+def analysis_scores(
+    values: np.ndarray, dataset: api.Dataset, observations: api.Observations, std: float
+) -> dict[str, Any]:
     """RMSE of the mean (all frames, first, middle, last) and corrected spread over it, in standard deviations."""
     ensemble = torch.as_tensor(values).movedim(1, 0).double() / std
     starts = zip(observations.trajectories.tolist(), observations.frames.tolist(), strict=True)
@@ -173,11 +193,23 @@ def headline(result: dict[str, Any]) -> str:
             f"HCT member {times['member first']['value']:.2f}, mean {times['mean first']['value']:.2f} Lyapunov times; "
             f"blown up {result['stability']['blown_up']} (without guard {result['stability_without_guard']['blown_up']})"
         )
+    if "records" in result:
+        return "CRPS at lead 1: " + "; ".join(
+            f"{name} {row['crps_lead_1']:.3f}" for name, row in result["records"].items()
+        )
     if "rows" in result and "cases" in result:
-        return "; ".join(f"{name} {row['rmse']:.3f} ({row['spread_skill']:.2f})" for name, row in result["rows"].items())
+        return "; ".join(
+            f"{name} {row['rmse']:.3f} ({row['spread_skill']:.2f})" for name, row in result["rows"].items()
+        )
     return "; ".join(
-        f"{name} {row['high_correlation_lyapunov_times']['member first']['value']:.2f}" for name, row in result["rows"].items()
+        f"{name} {row['high_correlation_lyapunov_times']['member first']['value']:.2f}"
+        for name, row in result["rows"].items()
     )
 
 
-PROTOCOLS = {"ks-forecast": ks_forecast, "ks-reference": ks_reference, "ks-assimilation": ks_assimilation}
+PROTOCOLS = {
+    "ks-forecast": ks_forecast,
+    "ks-reference": ks_reference,
+    "ks-assimilation": ks_assimilation,
+    "own-data": own_data,
+}

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import protocols
 import torch
 import yaml
+from own_data import sample_data
 
 from eddycast import api
 from eddycast.files import write_json
@@ -71,7 +72,9 @@ def read_plan(path: Path) -> tuple[dict[str, Any], list[Job]]:
 
 
 def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
-    """The data set of that name, simulated once."""
+    """The data set of that name: a file that others distribute, or simulated once."""
+    if "sample" in data[name]:
+        return sample_data(data[name])
     path = runs / f"{name}-data"
     if not path.exists():
         settings = dict(data[name])
@@ -145,7 +148,9 @@ def main() -> None:
         }
         if forecaster is not None and forecaster.run is not None:
             own = forecaster.run.provenance
-            provenance["training"] = {key: own.get(key) for key in ("hardware", "threads", "steps", "seconds", "cpu_seconds")}
+            provenance["training"] = {
+                key: own.get(key) for key in ("hardware", "threads", "steps", "seconds", "cpu_seconds")
+            }
             provenance["recipe"] = forecaster.run.recipe.name
             provenance["overrides"] = job.overrides
         write_json(target, {"job": job.label, "provenance": provenance, "result": result})

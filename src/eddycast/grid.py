@@ -46,9 +46,7 @@ class Axis:
         if all(sides) and self.period is None:
             raise ValueError(f"The periodic axis {self.name!r} needs its period.")
         if self.weights is not None and len(self.weights) != len(self.coordinates):
-            raise ValueError(
-                f"Axis {self.name!r} has {len(self.coordinates)} points but {len(self.weights)} weights."
-            )
+            raise ValueError(f"Axis {self.name!r} has {len(self.coordinates)} points but {len(self.weights)} weights.")
 
     @property
     def size(self) -> int:
@@ -108,6 +106,4 @@ class Grid:
         def restore(value: Any) -> Any:
             return tuple(value) if isinstance(value, list) else value
 
-        return cls(
-            tuple(Axis(**{key: restore(value) for key, value in axis.items()}) for axis in content["axes"])
-        )
+        return cls(tuple(Axis(**{key: restore(value) for key, value in axis.items()}) for axis in content["axes"]))

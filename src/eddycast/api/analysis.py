@@ -159,7 +159,9 @@ def climatological(forecaster: Forecaster, conditions: Conditions, members: int,
         )
         states = made.states[:, 0]
     if len(states) < members:
-        raise InputError(f"There are {len(states)} climatological states, {members} members were asked for: pass --background.")
+        raise InputError(
+            f"There are {len(states)} climatological states, {members} members were asked for: pass --background."
+        )
     picks = torch.stack([torch.randperm(len(states), generator=generator)[:members] for _ in range(cases)], dim=1)
     return states[picks][:, :, None]
 

@@ -117,8 +117,8 @@ def observe(
     Args:
         source: Opened data, or a path.
         split: Whose segments are observed, one case each.
-        fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean; one of them, 0.1 of
-            the points if none.
+        fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean; one of
+            them, 0.1 of the points if none.
         noise: Standard deviation of the error, in standard deviations of each field in training, or with a unit ("0.5 K").
         steps: Frames observed from `start` of each segment on; None for 16, or as many as there are.
         trajectories: Number of cases; None for all.
@@ -133,7 +133,8 @@ def observe(
     steps = min(16, longest) if steps is None else steps
     if steps < 1 or steps > longest:
         raise InputError(
-            f"The segments of split {split!r} have {longest} frames from frame {start} on, {steps} were asked for: lower --steps or --start."
+            f"The segments of split {split!r} have {longest} frames from frame {start} on, {steps} were asked for: "
+            "lower --steps or --start."
         )
     first = [(segment.trajectory, segment.start + start) for segment in segments]
     states = torch.stack([dataset.read(one, at, at + steps) for one, at in first])
@@ -157,7 +158,9 @@ def observe(
         parameter_names=dataset.parameter_names,
         time=conditions.time,
         cycle=dataset.cycle,
-        attributes={key: str(dataset.attributes[key]) for key in ("system", "lyapunov_time") if key in dataset.attributes},
+        attributes={
+            key: str(dataset.attributes[key]) for key in ("system", "lyapunov_time") if key in dataset.attributes
+        },
     )
     if out is not None:
         made.save(Path(out))
@@ -171,7 +174,9 @@ def noise_levels(dataset: Dataset, noise: float | str) -> torch.Tensor:
     number, _, unit = noise.strip().partition(" ")
     wrong = sorted({field.units for field in dataset.fields if field.units != unit})
     if wrong:
-        raise InputError(f"The noise is given in {unit!r}, the fields are in {', '.join(wrong)}: give it in that unit or without one.")
+        raise InputError(
+            f"The noise is given in {unit!r}, the fields are in {', '.join(wrong)}: give it in that unit or without one."
+        )
     return torch.full((len(dataset.fields),), float(number))
 
 

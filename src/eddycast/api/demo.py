@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import xarray as xr
 from rich.console import Console
 
 from eddycast import __version__
@@ -111,16 +112,23 @@ def demo(out: str | Path = "eddycast-demo", size: Literal["demo", "smoke"] = "de
         }
         analysis = analyses["guided diffusion"]
         rooms.write(analysis, directory / "analysis.nc")
-    forecasts = {}
+    forecasts: dict[str, xr.Dataset] = {}
     with clock.step("forecast"), progress_bar("forecasting") as progress:
-        for name in ("universal diffusion", "system:kuramoto-sivashinsky", "baseline:persistence", "baseline:climatology"):
+        for name in (
+            "universal diffusion",
+            "system:kuramoto-sivashinsky",
+            "baseline:persistence",
+            "baseline:climatology",
+        ):
             forecaster = emulator if name == "universal diffusion" else load(name)
             forecasts[name] = forecaster.forecast_from(
                 analysis, dataset, steps=settings.lead, members=settings.members, seed=seed, progress=progress
             )
         rooms.write(forecasts["universal diffusion"], directory / "forecast.nc")
     with clock.step("score"):
-        scores = {TITLES.get(name, name): evaluate(made, truth=dataset) for name, made in forecasts.items()}
+        scores: dict[str, Scores] = {
+            TITLES.get(name, name): evaluate(made, truth=dataset) for name, made in forecasts.items()
+        }
         analysis_scores = {name: evaluate(made, truth=dataset) for name, made in analyses.items()}
         scores["universal diffusion"].to_json(directory / "scores.json")
         analysis_scores["guided diffusion"].to_json(directory / "analysis.scores.json")

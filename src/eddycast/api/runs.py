@@ -85,7 +85,10 @@ class Forecaster:
 
     def emulator(self, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> Emulator:
         """The emulator for these data. Raises: InputError for data that do not fit, or a setting that it does not have."""
-        given = {key.removeprefix("emulator."): parse_value(value, f"--set {key}") for key, value in (overrides or {}).items()}
+        given = {
+            key.removeprefix("emulator."): parse_value(value, f"--set {key}")
+            for key, value in (overrides or {}).items()
+        }
         if self.run is not None:
             self.run.check(dataset)
             return configured(self.run.emulator, given)
@@ -176,8 +179,11 @@ class Forecaster:
                 f"The analysis has {states.shape[0]} members of {states.shape[2]} states; {members} members with a context of "
                 f"{emulator.context} were asked for: lower --members, or assimilate more."
             )
-        last = torch.as_tensor(opened_analysis["frame"].values) + states.shape[2] - 1 + round(
-            float(opened_analysis["lead_time"].values[0]) / dataset.dt
+        last = (
+            torch.as_tensor(opened_analysis["frame"].values)
+            + states.shape[2]
+            - 1
+            + round(float(opened_analysis["lead_time"].values[0]) / dataset.dt)
         )
         numbers = torch.as_tensor(opened_analysis["trajectory"].values)
         start = Initial(dataset, numbers, last, ())
@@ -325,7 +331,14 @@ def train(
     dataset = opened(data)
     try:
         train_recipe(
-            chosen, dataset, directory, stage=stage, init=source, resume=resume, device=device, observer=observer or ProgressBar()
+            chosen,
+            dataset,
+            directory,
+            stage=stage,
+            init=source,
+            resume=resume,
+            device=device,
+            observer=observer or ProgressBar(),
         )
     except FloatingPointError as error:
         raise InputError(str(error)) from error
@@ -372,7 +385,7 @@ def forecast(
     seed: int = 0,
     progress: Any = None,
 ) -> Path:
-    """Forecast from a data set to a file; see `Forecaster.forecast`, and `Forecaster.forecast_from` when `start` is the path of an analysis."""
+    """Forecast from a data set to a file; see `Forecaster.forecast`, and `.forecast_from` when `start` is an analysis file."""
     check_output(out)
     forecaster = load(run)
     dataset = opened(data)

@@ -66,7 +66,7 @@ def train(
         threads=threads,
     )
     typer.echo(f"Wrote run {run.path}")
-    typer.echo(f"Next: eddycast forecast {quoted(run.path)} --data {quoted(data or 'DATA')} --out forecast.nc")
+    typer.echo(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
 
 
 def encode(

@@ -62,6 +62,10 @@ class Climatology(nn.Module):
     window = 65
     continuous = True
     num_phases = 12
+    archive: Tensor
+    order: Tensor
+    starts: Tensor
+    counts: Tensor
 
     def __init__(self, archive: Tensor, phase: Tensor | None) -> None:
         super().__init__()

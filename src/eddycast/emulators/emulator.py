@@ -81,7 +81,11 @@ class Emulator:
         """
         noise = MemberNoise.grid(seed, len(context) if cases is None else cases, members)
         return self.advance(
-            context.expand(members, *context.shape), conditions.expand(members), lead_times, noise=noise, progress=progress
+            context.expand(members, *context.shape),
+            conditions.expand(members),
+            lead_times,
+            noise=noise,
+            progress=progress,
         )
 
     @torch.no_grad()
@@ -117,7 +121,9 @@ class Emulator:
             part = slice(start, min(start + self.chunk, len(flat)))
             here = conditions.select(part).to(self.device)
             done = start * len(leads)
-            for positions, states in self._windows(flat[part], here, leads, noise.select(part), guides, part, first_window):
+            for positions, states in self._windows(
+                flat[part], here, leads, noise.select(part), guides, part, first_window
+            ):
                 result[part, positions] = states.to(result)
                 done += states.shape[0] * states.shape[1]
                 if progress is not None:

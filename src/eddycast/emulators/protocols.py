@@ -29,7 +29,7 @@ class Space(Protocol):
 class Guide(Protocol):
     """Turns the denoiser of one window into one that knows observations of that window."""
 
-    def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: Callable[[Tensor], Tensor]) -> Denoiser: ...
+    def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: Callable[[Tensor], Tensor], /) -> Denoiser: ...
 
 
 class WindowModel(Protocol):

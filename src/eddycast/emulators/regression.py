@@ -42,6 +42,8 @@ class Regression(nn.Module):
     uncertain its forecast is smooth.
     """
 
+    scales: Tensor
+
     def __init__(self, config: RegressionConfig, shape: ModelShape) -> None:
         super().__init__()
         self.config = config
@@ -139,5 +141,3 @@ class Regression(nn.Module):
             error = (predicted - x[:, origin + 1 : origin + 1 + horizon]) / self.scales[spread]
             losses.append(valid_mean(error.square(), conditions))
         return torch.stack(losses).mean()
-
-

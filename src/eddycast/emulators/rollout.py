@@ -126,7 +126,9 @@ def rollout(
             states = guard(states, means)
         if hook is not None:
             assert space is not None, "a hook sees physical states and needs the space"
-            states = space.encode(hook(space.decode(states, here, leads[size:]), here, leads[size:]), here, leads[size:])
+            states = space.encode(
+                hook(space.decode(states, here, leads[size:]), here, leads[size:]), here, leads[size:]
+            )
         at = torch.tensor(window.leads, dtype=torch.float64)
         position = torch.searchsorted(wanted, at - TOLERANCE).clamp_max(len(wanted) - 1)
         found = (wanted[position] - at).abs() <= TOLERANCE
@@ -139,7 +141,7 @@ def _through(guide: Guide, space: Space | None, conditions: Conditions, lead_tim
     """A guide on physical states as one on model space."""
     assert space is not None, "a guide sees physical states and needs the space"
 
-    def guided(denoiser: Denoiser, schedule: Schedule, to_x: Callable[[Tensor], Tensor]) -> Denoiser:
+    def guided(denoiser: Denoiser, schedule: Schedule, to_x: Callable[[Tensor], Tensor], /) -> Denoiser:
         return guide(denoiser, schedule, lambda w: space.decode(to_x(w), conditions, lead_times))
 
     return guided

@@ -16,8 +16,6 @@ from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
 from eddycast.networks import NetworkConfig, UNetConfig
 from eddycast.noise import MemberNoise
 
-FIRST_GAIN = 0.05
-"""Gain of the noise at the start: the ensemble begins narrow, at the deterministic forecast, and widens as the score asks for it."""
 ENSEMBLE_RATE = 0.2
 """Learning rate of the stages with noise, relative to that of the first: at full rate they would undo the accuracy it reached."""
 
@@ -32,6 +30,8 @@ class ScoringConfig:
         members: Members drawn per case in training, at least 2.
         fairness: Weight of the fair CRPS against the one that counts the ensemble as it is; 1 is fair.
         noise_channels: White-noise fields that the network sees beside the context.
+        gain: Gain of the noise at the start. Small, the ensemble begins narrow, at the deterministic forecast, and widens slowly
+            as the score asks for it; near 1 it finds its spread within some hundred steps.
         pretrain: Part of the budget for a first stage that minimises the squared error without noise.
         unroll: Steps through which a last stage is differentiated, with the same score at every step; 1 leaves that stage out.
         base: What the network adds to. `last`: the last state; the network sees the states. `average`: the average of the context that
@@ -46,6 +46,7 @@ class ScoringConfig:
     members: int = 2
     fairness: float = 0.95
     noise_channels: int = 2
+    gain: float = 0.05
     pretrain: float = 0.5
     unroll: int = 1
     base: Literal["last", "average"] = "last"
@@ -65,6 +66,8 @@ class ScoringRule(nn.Module):
     correlation between points is learned only through the rollout and the shared network.
     """
 
+    scales: Tensor
+
     def __init__(self, config: ScoringConfig, shape: ModelShape) -> None:
         super().__init__()
         self.config = config
@@ -75,7 +78,7 @@ class ScoringRule(nn.Module):
             out_channels=shape.channels,
             num_scalars=1,
         )
-        self.gain = nn.Parameter(torch.full((config.noise_channels,), FIRST_GAIN))
+        self.gain = nn.Parameter(torch.full((config.noise_channels,), config.gain))
         self.register_buffer("scales", torch.ones(config.horizon, shape.channels))
         if config.base == "average":
             self.register_buffer("weights", torch.full((config.context, shape.channels), 1 / config.context))
@@ -149,11 +152,14 @@ class ScoringRule(nn.Module):
         if config.pretrain > 0:
             stages.append(Stage("pretrain", self.window, self, self._pretraining_loss, share=config.pretrain))
         share = 1.0 - config.pretrain
+        rate = ENSEMBLE_RATE if config.pretrain > 0 else 1.0
         if config.unroll == 1:
-            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share, learning_rate=ENSEMBLE_RATE))
+            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share, learning_rate=rate))
         else:
-            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share / 2, learning_rate=ENSEMBLE_RATE))
-            stages.append(Stage("unroll", unrolled, self, self._unrolled_loss, share=share / 2, learning_rate=0.5 * ENSEMBLE_RATE))
+            stages.append(Stage("ensemble", self.window, self, self._score_loss, share=share / 2, learning_rate=rate))
+            stages.append(
+                Stage("unroll", unrolled, self, self._unrolled_loss, share=share / 2, learning_rate=0.5 * rate)
+            )
         return tuple(stages)
 
     def _fields(self, batch: TrainingBatch, copies: int) -> Tensor:

@@ -67,6 +67,8 @@ class UniversalDiffusion(nn.Module):
     arXiv:2507.02608. Bias: with few sampler steps the spread is somewhat too large or small by the discretisation; see `num_steps`.
     """
 
+    scales: Tensor
+
     def __init__(self, config: UniversalConfig, shape: ModelShape) -> None:
         super().__init__()
         self.config = config
@@ -120,9 +122,7 @@ class UniversalDiffusion(nn.Module):
         scale = table[lag.clamp_max(len(table) - 1)][(...,) + (None,) * (x.ndim - 3)]
         return torch.where(anything, base, 0.0), torch.where(anything, scale, 1.0)
 
-    def _conditioned(
-        self, x: Tensor, known: Tensor, conditions: Conditions
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def _conditioned(self, x: Tensor, known: Tensor, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """F(w_in, c_noise) of `diffusion`, with the known frames (batch, time) of x put in their places."""
         spread = (...,) + (None,) * (x.ndim - 2)
         bits = known.to(x.dtype)
@@ -147,8 +147,8 @@ class UniversalDiffusion(nn.Module):
         denoiser = PreconditionedDenoiser(self._conditioned(known, mask, first), self.schedule)
         unknown = ~mask[(...,) + (None,) * (known.ndim - 2)]
 
-        def masked(w_t: Tensor, time: Tensor) -> Tensor:
-            return torch.where(unknown, denoiser(w_t, time), 0.0)
+        def masked(x_t: Tensor, time: Tensor) -> Tensor:
+            return torch.where(unknown, denoiser(x_t, time), 0.0)
 
         return OpenWindow(masked, self.schedule, lambda w: torch.where(unknown, base + scale * w, known))
 

@@ -72,6 +72,8 @@ class ScalarEmbedding(nn.Module):
     Frequencies are spaced in octaves from pi / 16 to 4 pi, which resolves scalars of order one; feed normalised values.
     """
 
+    frequencies: Tensor
+
     def __init__(self, num_scalars: int, width: int, num_frequencies: int = 16) -> None:
         super().__init__()
         frequencies = math.pi * torch.logspace(-4, 2, num_frequencies, base=2)

@@ -55,6 +55,19 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.second(y)
 
 
+class ResidualStage(nn.ModuleList):
+    """The residual blocks of one level, one after the other."""
+
+    def __init__(self, in_channels: int, channels: int, config: UNetConfig, periodic: tuple[bool, ...]) -> None:
+        widths = [in_channels] + [channels] * (config.blocks - 1)
+        super().__init__(ResidualBlock(width, channels, config, periodic) for width in widths)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
 class UNet(nn.Module):
     """Map (batch, in_channels, *space) and scalars (batch, num_scalars) to (batch, out_channels, *space).
 
@@ -83,33 +96,26 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             if level > 0:
                 self.downs.append(PaddedConv(widths[level - 1], width, 3, periodic, stride=2))
-            self.descent.append(self._blocks(width, width, periodic))
+            self.descent.append(ResidualStage(width, width, config, periodic))
         for level in reversed(range(len(widths) - 1)):
             self.ups.append(PaddedConv(widths[level + 1], widths[level], 3, periodic))
-            self.ascent.append(self._blocks(2 * widths[level], widths[level], periodic))
+            self.ascent.append(ResidualStage(2 * widths[level], widths[level], config, periodic))
         self.norm = ChannelNorm() if config.normalise else nn.Identity()
         self.head = PaddedConv(widths[0], out_channels, config.kernel, periodic)
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)
 
-    def _blocks(self, in_channels: int, channels: int, periodic: tuple[bool, ...]) -> nn.ModuleList:
-        widths = [in_channels] + [channels] * (self.config.blocks - 1)
-        return nn.ModuleList(ResidualBlock(width, channels, self.config, periodic) for width in widths)
-
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         embedding = self.embedding(scalars)
         x = self.stem(x)
         skips: list[Tensor] = []
-        for level, blocks in enumerate(self.descent):
+        for level, stage in enumerate(self.descent):
             if level > 0:
                 x = self.downs[level - 1](x)
-            for block in blocks:
-                x = block(x, embedding)
+            x = stage(x, embedding)
             skips.append(x)
         skips.pop()
-        for up, blocks in zip(self.ups, self.ascent, strict=True):
+        for up, stage in zip(self.ups, self.ascent, strict=True):
             skip = skips.pop()
-            x = torch.cat([up(resize(x, skip.shape[2:])), skip], dim=1)
-            for block in blocks:
-                x = block(x, embedding)
+            x = stage(torch.cat([up(resize(x, skip.shape[2:])), skip], dim=1), embedding)
         return self.head(nn.functional.silu(self.norm(x)))

@@ -50,7 +50,10 @@ def write_csv(observations: Observations, path: Path) -> None:
     ]
     columns = ["trajectory", "start_frame", "time_index", "field", *o.grid.names, "value", "std"]
     values = o.values.numpy()
-    with atomic_output(path, overwrite=True, is_ours=Path.is_file) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_output(path, overwrite=True, is_ours=Path.is_file) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         file.write("# Observations: one row per value. time_index counts frames from start_frame of the trajectory;\n")
         file.write(f"# value and std (of the noise) in the unit of the field: {_units(o)}.\n")
         file.write(f"{MARK}{json.dumps(content)}\n")

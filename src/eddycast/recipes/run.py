@@ -312,7 +312,9 @@ def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[T
     return space.encode(states, conditions, lead)[:, 0], None if phase is None else phase[:, 0]
 
 
-def validation(emulator: Emulator, dataset: Dataset, space: Normalisation, recipe: Recipe) -> Callable[[], float] | None:
+def validation(
+    emulator: Emulator, dataset: Dataset, space: Normalisation, recipe: Recipe
+) -> Callable[[], float] | None:
     """Mean CRPS of short forecasts of the valid split in standard deviations; None where it is too short for one."""
     settings = recipe.evaluation
     segments = [part for part in dataset.splits.get("valid", ()) if len(part) > emulator.context]
@@ -399,5 +401,6 @@ def describe_hardware(device: torch.device | str) -> dict[str, Any]:
 
 def _plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, type(None))) or (
-        isinstance(value, (dict, list, tuple)) and all(map(_plain, value.values() if isinstance(value, dict) else value))
+        isinstance(value, (dict, list, tuple))
+        and all(map(_plain, value.values() if isinstance(value, dict) else value))
     )

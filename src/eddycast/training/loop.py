@@ -84,7 +84,9 @@ class Training:
     def _identity(self) -> dict[str, Any]:
         """Settings that a resumed run must share; the others only change when things are looked at."""
         stages = [stage.name for stage in self.stages]
-        return {key: value for key, value in asdict(self.settings).items() if key not in FREE_SETTINGS} | {"stages": stages}
+        return {key: value for key, value in asdict(self.settings).items() if key not in FREE_SETTINGS} | {
+            "stages": stages
+        }
 
     def _start(self, resume: bool) -> tuple[Position, dict[str, Tensor], int | None]:
         fresh = Position(stage=self.stages[0].name, done=0)
@@ -98,9 +100,7 @@ class Training:
         trim_log(self.directory.log, position)
         return position, tensors, updates
 
-    def _run_stage(
-        self, stage: Stage, position: Position, tensors: dict[str, Tensor], updates: int | None
-    ) -> None:
+    def _run_stage(self, stage: Stage, position: Position, tensors: dict[str, Tensor], updates: int | None) -> None:
         settings = self.settings
         seed = settings.seed + 7919 * [each.name for each in self.stages].index(stage.name)
         batches = WindowBatches(
@@ -242,10 +242,12 @@ class StageRunner:
             return f"{what}; the data of this batch are not finite: run `eddycast inspect` on them."
         bad = [name for name, weight in self.stage.module.named_parameters() if not bool(torch.isfinite(weight).all())]
         if bad:
-            return f"{what}; weights are no longer finite, first {bad[0]}: train anew with a lower training.learning_rate."
+            return (
+                f"{what}; weights are no longer finite, first {bad[0]}: train anew with a lower training.learning_rate."
+            )
         return (
-            f"{what}, gradient norm {record['gradient_norm']:g}, largest input {x.abs().max().item():.3g} standard deviations, learning rate "
-            f"{record['learning_rate']:.2g}: lower training.learning_rate or training.clip, or look at the data for outliers."
+            f"{what}, gradient norm {record['gradient_norm']:g}, largest input {x.abs().max().item():.3g} standard deviations, "
+            f"learning rate {record['learning_rate']:.2g}: lower training.learning_rate or training.clip, or look at the data for outliers."
         )
 
 

@@ -34,9 +34,7 @@ class Muon(torch.optim.Optimizer):
     Source: K. Jordan (2024), "Muon"; scale and decay: arXiv:2502.16982, section 2.2.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -62,8 +60,8 @@ def build_optimisers(
 ) -> list[torch.optim.Optimizer]:
     """Optimisers that together move every parameter of the module once.
 
-    With `muon`, it takes the parameters that are matrices of at least 16 x 16 once flattened; AdamW takes biases, scales, and first and last
-    layers of few channels. With `adamw` there is that one alone.
+    With `muon`, it takes the parameters that are matrices of at least 16 x 16 once flattened; AdamW takes biases, scales, and
+    first and last layers of few channels. With `adamw` there is that one alone.
     """
     matrices: list[Tensor] = []
     others: list[Tensor] = []

@@ -46,7 +46,14 @@ class TrainingSettings:
             raise ValueError(f"minutes must be positive, got {self.minutes}.")
         if self.average is not None and not 0 <= self.average < 1:
             raise ValueError(f"average must lie in [0, 1), got {self.average}; null keeps the last weights.")
-        for name, least in (("steps", 1), ("batch_size", 1), ("validations", 1), ("warmup", 0), ("workers", 0), ("seed", 0)):
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("validations", 1),
+            ("warmup", 0),
+            ("workers", 0),
+            ("seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         for name in ("learning_rate", "clip"):
