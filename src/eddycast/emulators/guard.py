@@ -1,8 +1,9 @@
 """Keep long rollouts within what the data show to be conserved and resolved.
 
 A network trained on smooth fields knows nothing of modes that are empty in its training data: whatever it leaves there is
-not damped, feeds back at each step, and ends a long stochastic rollout. Two facts about the system are visible in any training set and cure it: spatial means
-that do not change along a trajectory are conserved, and every mode has a largest amplitude, zero for those beyond the resolved band.
+not damped, feeds back at each step, and ends a long stochastic rollout. Two facts about the system are visible in any
+training set and cure it: spatial means that do not change along a trajectory are conserved, and every mode has a largest
+amplitude, zero for those beyond the resolved band.
 """
 
 from __future__ import annotations

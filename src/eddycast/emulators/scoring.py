@@ -67,6 +67,7 @@ class ScoringRule(nn.Module):
     """
 
     scales: Tensor
+    weights: Tensor
 
     def __init__(self, config: ScoringConfig, shape: ModelShape) -> None:
         super().__init__()
