@@ -1,0 +1,162 @@
+"""Write the tables of the documentation from results/*.json, between the markers that stand there.
+
+    python validation/tables.py [--check]
+
+A table replaces what stands between `<!-- results:NAME -->` and `<!-- end -->` in README.md and docs/*.md. `--check` changes nothing
+and fails when a table is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+LYAPUNOV_LEADS = {"13": "1", "26": "2", "53": "4", "66": "5"}
+FAMILIES = {"regression": "regression", "scoring": "scoring rule", "universal": "universal diffusion"}
+
+
+def results(prefix: str) -> list[dict[str, Any]]:
+    """Results whose job starts with `prefix`, by name."""
+    return [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob(f"{prefix}*.json"))]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def time_of(skill: dict[str, Any], kind: str) -> str:
+    """High-correlation time with its interval, in Lyapunov times."""
+    row = skill["high_correlation_lyapunov_times"][kind]
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def curve(skill: dict[str, Any], name: str, lead: str, digits: int = 3) -> str:
+    value = skill["curves"].get(name, {}).get(lead)
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def cost(record: dict[str, Any]) -> str:
+    training = record["provenance"].get("training")
+    return "" if training is None else f"{training['cpu_seconds'] / 60:.1f}"
+
+
+def title(record: dict[str, Any]) -> str:
+    name, seed = record["job"].rsplit("-s", 1)
+    system, family, size = name.split("-", 2)
+    return f"{FAMILIES[family]}, {size}, seed {seed}"
+
+
+def forecasts() -> list[dict[str, Any]]:
+    return [record for record in results("ks-") if "skill" in record["result"]]
+
+
+def ks_forecast() -> str:
+    """Skill of every emulator and reference."""
+    rows = []
+    for record in forecasts():
+        skill = record["result"]["skill"]
+        rows.append(
+            [title(record), cost(record), time_of(skill, "member first"), time_of(skill, "mean first")]
+            + [curve(skill, "crps", lead) or curve(skill, "mae", lead) for lead in LYAPUNOV_LEADS]
+        )
+    for record in results("ks-reference"):
+        for name, skill in record["result"]["rows"].items():
+            rows.append(
+                [name.removeprefix("baseline:"), "", time_of(skill, "member first"), time_of(skill, "mean first")]
+                + [curve(skill, "crps", lead) for lead in LYAPUNOV_LEADS]
+            )
+    header = ["forecast", "CPU-minutes of training", "high-correlation time, first member", "ensemble mean"]
+    return table(header + [f"CRPS at {time} LT" for time in LYAPUNOV_LEADS.values()], rows)
+
+
+def ks_calibration() -> str:
+    """Spread over error at some leads."""
+    leads = ["1", "4", "13", "26", "40", "53", "66"]
+    rows = [
+        [title(record)] + [curve(record["result"]["skill"], "spread_skill", lead, 2) for lead in leads]
+        for record in forecasts()
+        if record["result"]["skill"]["members"] > 1
+    ]
+    return table(["spread / error at lead"] + leads, rows)
+
+
+def ks_stability() -> str:
+    """Long runs with and without the guard."""
+    rows = []
+    for record in forecasts():
+        kept, free = record["result"]["stability"], record["result"]["stability_without_guard"]
+        rows.append(
+            [
+                title(record),
+                f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps",
+                f"{free['blown_up']} of {free['cases']} in {free['steps']} steps",
+                f"{kept['spectrum_largest_error']:.2f} / {kept['spectrum_mean_error']:.3f}" if "spectrum_modes" in kept else "",
+                f"{free['spectrum_largest_error']:.2f} / {free['spectrum_mean_error']:.3f}" if "spectrum_modes" in free else "",
+            ]
+        )
+    header = ["emulator", "blown up, with guard", "without", "spectrum error (largest / mean, decades), with guard", "without"]
+    return table(header, rows)
+
+
+def ks_assimilation() -> str:
+    """Analyses of the same observations by all methods."""
+    rows = []
+    for record in results("ks-assimilation"):
+        for name, row in record["result"]["rows"].items():
+            rows.append(
+                [
+                    f"{name}, seed {record['provenance']['seed']}",
+                    str(row["members"]),
+                    *(f"{row[key]:.3f}" for key in ("rmse", "rmse_first", "rmse_middle", "rmse_last")),
+                    f"{row['spread_skill']:.2f}",
+                    f"{row['rmse_over_smoother']:.2f} / {row['rmse_over_best_smoother']:.2f}",
+                ]
+            )
+    header = ["analysis", "members", "RMSE (sd)", "first frame", "middle", "last", "spread / error"]
+    return table([*header, "RMSE over that of the perfect-model smoother in 1 / 4 passes"], rows)
+
+
+def ks_summary() -> str:
+    """The README's few lines."""
+    rows = []
+    for record in forecasts():
+        kept = record["result"]["stability"]
+        skill = record["result"]["skill"]
+        rows.append(
+            [title(record), cost(record), time_of(skill, "member first"), f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps"]
+        )
+    return table(["emulator of KS (L = 36)", "CPU-minutes", "first member stays above 0.8 correlation (Lyapunov times)", "blown up"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ks": ks_summary,
+    "ks-forecast": ks_forecast,
+    "ks-calibration": ks_calibration,
+    "ks-stability": ks_stability,
+    "ks-assimilation": ks_assimilation,
+}
+
+
+def main() -> None:
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        fresh = MARKED.sub(lambda m: m[1] + (TABLES[m[2]]() if m[2] in TABLES else m[3]) + m[4], text)
+        if fresh != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh)
+    print(", ".join(stale) or "nothing", "to change" if "--check" in sys.argv else "changed")
+    if stale and "--check" in sys.argv:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
