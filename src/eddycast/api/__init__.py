@@ -2,8 +2,9 @@
 
 from eddycast.api.data import inspect, observe, open_dataset, simulate, systems
 from eddycast.api.demo import demo
+from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.results import compare, evaluate, plot, report
-from eddycast.api.runs import Forecaster, assimilate, forecast, load, methods, recipes, train
+from eddycast.api.runs import assimilate, forecast, methods, recipes, train
 from eddycast.data import Dataset
 from eddycast.evaluation import Scores
 from eddycast.observations import Observations

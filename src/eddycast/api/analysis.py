@@ -22,7 +22,7 @@ from eddycast.observations import Observations
 from eddycast.recipes import parse_value
 
 if TYPE_CHECKING:
-    from eddycast.api.runs import Forecaster
+    from eddycast.api.forecaster import Forecaster
 
 
 def analyse(
@@ -39,7 +39,7 @@ def analyse(
     progress: Any,
 ) -> xr.Dataset:
     """See `Forecaster.assimilate`."""
-    from eddycast.api.runs import rebuilt
+    from eddycast.api.forecaster import rebuilt
 
     emulator = emulator_for(forecaster, observations)
     name = method or default_method(emulator)

@@ -17,8 +17,9 @@ from eddycast import __version__
 from eddycast import data as rooms
 from eddycast import report as pictures
 from eddycast.api.data import observe, open_dataset, simulate
+from eddycast.api.forecaster import load
 from eddycast.api.results import evaluate
-from eddycast.api.runs import load, train
+from eddycast.api.runs import train
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
 from eddycast.progress import progress_bar

@@ -12,7 +12,7 @@ from eddycast import data as rooms
 from eddycast import evaluation
 from eddycast import report as pictures
 from eddycast.api.data import Data, opened
-from eddycast.api.runs import Forecaster, load
+from eddycast.api.forecaster import Forecaster, load
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
 

@@ -137,7 +137,7 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
                 value, low, high = (
                     float(data[f"high_correlation_time{end}"].sel(key)) / scale for end in ("", "_low", "_high")
                 )
-                parts.append(f"{value:.2f} [{low:.2f}, {high:.2f}] ({words})")
+                parts.append(f"{_time(value, low, high)} ({words})")
             open_end = float(data["censored"].sel(field=field, forecast=forecast))
             tail = f"; {open_end:.0%} of cases never fall below" if open_end > 0 else ""
             who = "first member" if forecast == "member" else "ensemble mean"
@@ -160,10 +160,14 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
 def _remarks(scores: Scores) -> list[str]:
     facts = scores.attributes
     members = f"{facts['members']} member{'s' if facts['members'] > 1 else ''}"
-    lines = [
-        f"{facts['num_cases']} cases in {facts['num_blocks']} blocks, {members}; "
-        f"+- and [ ] are {facts['level']:.0%} block-bootstrap intervals over cases."
-    ]
+    blocks = facts["num_blocks"]
+    intervals = (
+        f"+- and [ ] are {facts['level']:.0%} block-bootstrap intervals over cases"
+        if blocks > 1
+        else "too few cases for intervals"
+    )
+    cases = f"{facts['num_cases']} case{'s' if facts['num_cases'] > 1 else ''}"
+    lines = [f"{cases} in {blocks} block{'s' if blocks > 1 else ''}, {members}; {intervals}."]
     total = facts["members"] * facts["num_cases"]
     if facts["nonfinite_members"] or facts["runaway_members"]:
         lines.append(
@@ -183,7 +187,12 @@ def _hct(scores: Scores, field: str, forecast: str) -> str:
     value, low, high = (
         float(scores.data[f"high_correlation_time{end}"].sel(key)) / scale for end in ("", "_low", "_high")
     )
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return _time(value, low, high)
+
+
+def _time(value: float, low: float, high: float) -> str:
+    """A time with its interval, if there is one: a single block of cases says nothing of the next."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else f"{value:.2f}"
 
 
 def _with_interval(scores: Scores, name: str, field: str, place: int, scale: float) -> str:

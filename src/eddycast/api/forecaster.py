@@ -1,0 +1,303 @@
+"""Anything that forecasts: trained runs, the solver, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from pydantic import TypeAdapter, ValidationError
+
+from eddycast import __version__
+from eddycast.data import Dataset, Initial, read, statistics
+from eddycast.data import to_xarray as label
+from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, SolverModel
+from eddycast.errors import InputError
+from eddycast.noise import MemberNoise
+from eddycast.observations import Observations
+from eddycast.recipes import Recipe, Run, explain, load_run, parse_value, sample_states
+from eddycast.simulators import SYSTEMS, get_system
+
+BASELINES = {
+    "persistence": "the last state, for ever",
+    "climatology": "states of the training data, from the same time of the year where there is one",
+}
+SAMPLING = {"universal": ("context", "overlap", "sampler", "num_steps")}
+"""Settings of each family that may differ between training and use."""
+ARCHIVE = 1024
+"""States of the training data that the climatology draws from."""
+
+
+def shipped() -> dict[str, Path]:
+    """Small trained runs that come with the package, by name."""
+    root = Path(str(resources.files("eddycast") / "shipped"))
+    return {str(file.parent.relative_to(root)): file.parent for file in sorted(root.glob("*/*/config.json"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Forecaster:
+    """Anything that forecasts: a trained run, `system:NAME` or `baseline:NAME`.
+
+    Args:
+        name: As the user called it.
+        run: The trained run; None for solvers and baselines, which are made to fit the data.
+    """
+
+    name: str
+    run: Run | None = None
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.run is None else self.run.path
+
+    @property
+    def recipe(self) -> Recipe | None:
+        return None if self.run is None else self.run.recipe
+
+    def emulator(self, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> Emulator:
+        """The emulator for these data. Raises: InputError for data that do not fit, or a setting that it does not have."""
+        given = {
+            key.removeprefix("emulator."): parse_value(value, f"--set {key}")
+            for key, value in (overrides or {}).items()
+        }
+        if self.run is not None:
+            self.run.check(dataset)
+            return configured(self.run.emulator, given)
+        kind, _, name = self.name.partition(":")
+        if kind == "system":
+            return solver(name, dataset, given)
+        _refuse(given, ())
+        if name == "persistence":
+            return Emulator(Persistence(), IdentitySpace())
+        space = statistics(dataset, "train")
+        states, phase = sample_states(dataset, space, ARCHIVE)
+        return Emulator(Climatology(states, phase), space)
+
+    def forecast(
+        self,
+        initial: Initial,
+        *,
+        steps: int | None = None,
+        leads: Sequence[float] | None = None,
+        members: int = 16,
+        seed: int = 0,
+        parameters: Mapping[str, float] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Ensemble forecast as a data set (init, member, lead_time, *space).
+
+        Args:
+            initial: Where it starts, `data.initial("test")`.
+            steps: Steps of dt; None for what the recipe evaluates, or 100.
+            leads: Lead times instead, in time units.
+            members: Members of the ensemble.
+            seed: The same seed gives the same ensemble.
+            parameters: Values that replace those of the data.
+            overrides: Settings of the sampler or solver.
+            progress: Called with (done, total).
+
+        Raises: InputError for data, leads or settings that do not fit.
+        """
+        dataset = initial.data
+        emulator = self.emulator(dataset, overrides)
+        start = initial.resolved(emulator.context)
+        conditions = start.conditions()
+        for name, value in (parameters or {}).items():
+            if name not in dataset.parameter_names:
+                raise InputError(
+                    f"The data have no parameter {name!r}: they have {', '.join(dataset.parameter_names) or 'none'}."
+                )
+            column = dataset.parameter_names.index(name)
+            changed = conditions.parameters.clone()
+            changed[..., column] = value
+            conditions = replace(conditions, parameters=changed)
+        lead_steps = self._lead_steps(dataset, steps, leads)
+        states = emulator.forecast(
+            start.context(emulator.context), conditions, lead_steps, members=members, seed=seed, progress=progress
+        )
+        return label(states, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+
+    def forecast_from(
+        self,
+        analysis: xr.Dataset | str | Path,
+        dataset: Dataset,
+        *,
+        steps: int | None = None,
+        leads: Sequence[float] | None = None,
+        members: int | None = None,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Forecast that goes on from the last frames of an analysis (or forecast), member by member.
+
+        Args:
+            analysis: Ensemble of states (init, member, lead_time, *space) at whole steps.
+            dataset: The data that it is of; only labels and conditions are taken from it.
+            members: At most those of the analysis, which is also the default.
+
+        Raises: InputError when the analysis is too short for the context, or has fewer members.
+        """
+        from eddycast.api.analysis import ensemble_states
+
+        opened_analysis = analysis if isinstance(analysis, xr.Dataset) else read(Path(analysis))
+        states = ensemble_states(opened_analysis, dataset.field_names, dataset.grid)
+        members = states.shape[0] if members is None else members
+        emulator = self.emulator(dataset, overrides)
+        if members > states.shape[0] or states.shape[2] < emulator.context:
+            raise InputError(
+                f"The analysis has {states.shape[0]} members of {states.shape[2]} states; {members} members with a context of "
+                f"{emulator.context} were asked for: lower --members, or assimilate more."
+            )
+        last = (
+            torch.as_tensor(opened_analysis["frame"].values)
+            + states.shape[2]
+            - 1
+            + round(float(opened_analysis["lead_time"].values[0]) / dataset.dt)
+        )
+        numbers = torch.as_tensor(opened_analysis["trajectory"].values)
+        start = Initial(dataset, numbers, last, ())
+        lead_steps = self._lead_steps(dataset, steps, leads)
+        noise = MemberNoise.grid(seed, len(numbers), members)
+        forecast = emulator.advance(
+            states[:members], start.conditions().expand(members), lead_steps, noise=noise, progress=progress
+        )
+        return label(forecast, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+
+    def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:
+        if leads is not None:
+            return torch.tensor(list(leads), dtype=torch.float64) / dataset.dt
+        default = 100 if self.run is None else self.run.recipe.evaluation.steps
+        return torch.arange(1, (default if steps is None else steps) + 1, dtype=torch.float64)
+
+    def assimilate(
+        self,
+        observations: Observations,
+        *,
+        method: str | None = None,
+        mode: str = "smooth",
+        background: xr.Dataset | str | Path | None = None,
+        withhold: float = 0.0,
+        members: int = 16,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """Posterior ensemble given observations, as a data set (init, member, lead_time, *space) with lead 0 the first observed frame.
+
+        Args:
+            observations: From `observe`, or a file of your own.
+            method: See `methods()`; None for the best that this forecaster allows.
+            mode: `smooth`, `filter` or `online`.
+            background: Forecast or analysis to start from; None for climatology.
+            withhold: Share of observations kept back; the analysis is scored on them in its attributes.
+            members, seed: Of the ensemble.
+            overrides: Settings of the method.
+            progress: Called with (done, total).
+        """
+        from eddycast.api.analysis import analyse
+
+        return analyse(
+            self,
+            observations,
+            method=method,
+            mode=mode,
+            background=background,
+            withhold=withhold,
+            members=members,
+            seed=seed,
+            overrides=overrides or {},
+            progress=progress,
+        )
+
+    def attributes(self, dataset: Dataset | None, seed: int) -> dict[str, Any]:
+        """Provenance of what this forecaster makes."""
+        known = {} if dataset is None else dataset.attributes
+        kept = {key: known[key] for key in ("lyapunov_time",) if key in known}
+        return kept | {
+            "source": f"eddycast {__version__}",
+            "eddycast_run": self.name,
+            "eddycast_recipe": "" if self.run is None else self.run.recipe.name,
+            "eddycast_run_hash": "" if self.run is None else self.run.fingerprint(),
+            "eddycast_seed": seed,
+            "eddycast_system": str(known.get("system", "")),
+        }
+
+
+def load(run: str | Path | Forecaster, *, device: str = "cpu") -> Forecaster:
+    """A forecaster from a run directory, the name of a shipped run, `system:NAME` or `baseline:NAME`.
+
+    Raises: InputError when there is none of that name, with what there is.
+    """
+    if isinstance(run, Forecaster):
+        return run
+    name = str(run)
+    kind, colon, what = name.partition(":")
+    if colon and kind == "system":
+        return Forecaster(f"system:{get_system(what).info.name}")
+    if colon and kind == "baseline":
+        if what not in BASELINES:
+            raise InputError(f"There is no baseline {what!r}: known are {', '.join(BASELINES)}.")
+        return Forecaster(name)
+    path = Path(run)
+    if path.is_dir():
+        return Forecaster(name, load_run(path, name, device))
+    if name in shipped():
+        return Forecaster(name, load_run(shipped()[name], name, device))
+    raise InputError(
+        f"There is no run {name!r}: expected a run directory, a shipped run ({', '.join(shipped()) or 'none'}), system:NAME "
+        f"({', '.join(SYSTEMS)}) or baseline:NAME ({', '.join(BASELINES)})."
+    )
+
+
+def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
+    """A trained emulator with other sampling settings, and perhaps without its guard."""
+    config = emulator.model.config  # type: ignore[attr-defined]
+    own = SAMPLING.get(config.kind, ())
+    _refuse(given, (*own, "guard", "chunk"))
+    if given.get("guard") is False:
+        emulator = emulator.without_guard()
+    if "chunk" in given:
+        emulator = replace(emulator, chunk=int(given["chunk"]))
+    changes = {key: value for key, value in given.items() if key in own}
+    if changes:
+        model = copy(emulator.model)  # shares the weights; the run keeps its own settings
+        model.config = rebuilt(config, changes)  # type: ignore[attr-defined]
+        emulator = replace(emulator, model=model)
+    return emulator
+
+
+def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """A frozen dataclass with some fields replaced and checked. Raises: InputError for a name or value that does not fit."""
+    assert is_dataclass(settings), "settings are dataclasses"
+    _refuse(changes, tuple(field.name for field in fields(settings)))
+    content = {field.name: getattr(settings, field.name) for field in fields(settings)} | dict(changes)
+    try:
+        return TypeAdapter(type(settings)).validate_python(content)
+    except ValidationError as error:
+        raise InputError(f"--set {explain(error)}") from error
+
+
+def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
+    """The numerical solver for the grid and parameters of the data."""
+    system = get_system(name)
+    _refuse(given, ("perturbation", "inner_dt", "chunk"))
+    if dataset.parameter_names != system.info.parameter_names:
+        raise InputError(
+            f"system:{name} needs the parameters {', '.join(system.info.parameter_names)}; the data have "
+            f"{', '.join(dataset.parameter_names) or 'none'}."
+        )
+    model = SolverModel(system, perturbation=float(given.get("perturbation", 0.0)), inner_dt=given.get("inner_dt"))
+    return Emulator(model, IdentitySpace(), chunk=int(given.get("chunk", 1024)))
+
+
+def _refuse(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"--set {unknown[0]}: no such setting here; known are {', '.join(known) or 'none'}.")
