@@ -20,7 +20,7 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Part of the data: train, valid or test.")]
 Members = Annotated[int, typer.Option(min=1, help="Ensemble members.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed; the same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Time steps of the data.", show_default=False)]
 Set = Annotated[

@@ -95,12 +95,14 @@ class Climatology(nn.Module):
             raise ValueError("Climatology cannot be guided by observations: use the 'interpolation' method.")
         uniform = noise.uniform((len(lead_times),), key=(window, 0, "climatology"), device=known.device)
         phase = conditions.phase(lead_times)
-        groups = torch.zeros_like(uniform, dtype=torch.long)
+        counts = torch.full_like(uniform, len(self.order), dtype=torch.long)
+        starts = torch.zeros_like(counts)
         if phase is not None and len(self.counts) > 1:
-            groups = self._group(phase.to(known.device)).expand_as(groups)
-        counts = self.counts[groups]
-        counts, groups = torch.where(counts > 0, counts, len(self.order)), torch.where(counts > 0, groups, 0)
-        pick = self.starts[groups] + (uniform * counts).long().minimum(counts - 1)
+            groups = self._group(phase.to(known.device)).expand_as(counts)
+            seen = self.counts[groups] > 0  # a phase without training states draws from all of them
+            counts = torch.where(seen, self.counts[groups], counts)
+            starts = torch.where(seen, self.starts[groups], starts)
+        pick = starts + (uniform * counts).long().minimum(counts - 1)
         states = self.archive[self.order[pick]]
         keep = known_mask.to(known.device)[(...,) + (None,) * (known.ndim - 2)]
         return torch.where(keep, known, states.to(known))

@@ -110,7 +110,7 @@ class Emulator:
             first_window: Number of the first window in the addresses of the noise.
             progress: Called with states done and states in all.
 
-        Returns: (*batch, lead, channel, *space) on the CPU, in the dtype of the context.
+        Returns: (*batch, lead, channel, *space), on the device and in the dtype of the context.
         """
         leads = torch.as_tensor(lead_times, dtype=torch.float64)
         flat = context.reshape(-1, *context.shape[-len(conditions.grid.axes) - 2 :])

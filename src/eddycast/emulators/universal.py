@@ -53,6 +53,9 @@ class UniversalConfig:
             raise ValueError(
                 f"context and overlap must lie in 1 ... frames - 1 = {self.frames - 1}, got {self.context} and {self.overlap}."
             )
+        shares = (self.unconditional, self.forecast, self.scattered)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"unconditional, forecast and scattered are shares of at most 1 in all, got {shares}.")
 
 
 class UniversalDiffusion(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -385,10 +386,21 @@ def write_config(
     write_json(files.config, content)
 
 
+def cpu_name() -> str:
+    """Model of the processor and its number of cores, as far as the system tells."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on every system
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else name}, {os.cpu_count()} cores"
+
+
 def describe_hardware(device: torch.device | str) -> dict[str, Any]:
     """Machine, device, threads and versions, for provenance."""
     kind = torch.device(device).type
-    name = torch.cuda.get_device_name(device) if kind == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else cpu_name()
     return {
         "device": kind,
         "hardware": name,

@@ -348,7 +348,7 @@ def _colour_bars(
             continue
         colours, low, high = scales[group]
         mappable = ScalarMappable(Normalize(low, high), colours)
-        name = view.label if group == "state" else "spread, error"
+        name = view.label if group == "state" else ", ".join(panels[index].title.split()[0] for index in rows)
         bar = figure.colorbar(
             mappable, ax=list(grid[rows].ravel()), fraction=0.03, pad=0.012, aspect=max(8, 9 * len(rows))
         )

@@ -40,7 +40,8 @@ def score_charts(scores: Mapping[str, Scores], field: str) -> list[Chart]:
     charts = []
     for name, title in (("rmse_mean", "RMSE of the mean"), ("crps", "CRPS")):
         curves = _curves(scores, name, field)
-        tops = [np.nanmax(curve.y) for curve in curves if np.isfinite(curve.y).any()]
+        ends = [curve.y if curve.high is None else np.fmax(curve.y, curve.high) for curve in curves]
+        tops = [np.nanmax(values) for values in ends if np.isfinite(values).any()]
         if not tops:
             continue
         # One method that blows up must not flatten the others.
