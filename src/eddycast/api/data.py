@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,9 +85,45 @@ def simulate(
     return data.open_dataset(Path(out))
 
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Open The Well HDF5 (file or directory), NetCDF, Zarr, .npz or .npy, lazily; see `data.open_dataset` for options."""
-    return data.open_dataset(Path(path))
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "fields": str,
+    "fractions": lambda text: [float(part) for part in text.split(",")],
+    "periodic": str,
+    "missing": str,
+    "time": str,
+    "dt": float,
+    "space_dims": int,
+}
+
+
+def open_dataset(path: str | Path, **options: Any) -> Dataset:
+    """Open The Well HDF5 (file or directory), NetCDF, Zarr, .npz or .npy, lazily.
+
+    Options, explained in `data.open_dataset`, may stand in the text as well, so that every command takes them wherever it takes data:
+    `my.nc?fields=sst&missing=union&fractions=0.6,0.2,0.2`.
+    """
+    place, given = split_options(path)
+    return data.open_dataset(place, **given, **options)
+
+
+def split_options(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """A path and the options that follow a question mark. Raises: InputError for an option that does not exist or has no value."""
+    text = str(path)
+    place, mark, query = text.partition("?")
+    if not mark or Path(text).exists():
+        return Path(text), {}
+    found: dict[str, Any] = {}
+    for part in query.split("&"):
+        name, equals, value = part.partition("=")
+        if name not in OPTIONS or not equals:
+            raise InputError(
+                f"{text}: {part!r} is no option of a data set; known are {', '.join(OPTIONS)}, as name=value."
+            )
+        try:
+            found[name] = OPTIONS[name](value)
+        except ValueError as error:
+            raise InputError(f"{text}: {name} cannot be {value!r}: a number was expected.") from error
+    return Path(place), found
 
 
 def opened(source: Data) -> Dataset:
@@ -95,7 +132,8 @@ def opened(source: Data) -> Dataset:
 
 def inspect(path: str | Path) -> str:
     """Fields, grid, parameters, statistics and schema problems of a data set, as text."""
-    return data.inspect(Path(path))
+    place, options = split_options(path)
+    return data.describe(data.open_dataset(place, **options)) if options else data.inspect(place)
 
 
 def observe(

@@ -67,7 +67,7 @@ def constant_mask(
         raise InputError(
             f"{where}: field {names[channel]!r} has missing or infinite values that come and go at {number} "
             f"points{total}; "
-            "fill them, choose other fields, or open with missing='union' to leave those points out."
+            "fill them, choose other fields, or open with missing=union to leave those points out."
         )
     valid = ~missing.any(0)
     if not bool(valid.any()):
@@ -250,7 +250,7 @@ def open_numpy(
             raise InputError(f"{where}: {name!r} has shape {coordinates.shape}, the states have {size} points there.")
         axes.append(plain_axis(name, coordinates, periodic=name in periodic))
     if not periodic:
-        notes.append("All axes are taken as bounded (open); pass periodic='x,y' for those that repeat.")
+        notes.append("All axes are taken as bounded (open); pass periodic=x,y for those that repeat.")
     if "time" in content and dt is None:
         if content["time"].shape != (stacked.shape[1],):
             raise InputError(

@@ -173,7 +173,7 @@ class Dataset:
         raise InputError(
             f"{self.attributes.get('path', 'The data')}: {int(bad.sum())} missing or infinite values in {names}, first "
             "in "
-            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing='union' to leave those "
+            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing=union to leave those "
             "points out."
         )
 

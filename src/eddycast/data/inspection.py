@@ -179,7 +179,7 @@ def describe(dataset: Dataset, problems: Sequence[str] = ()) -> str:
     if gaps:
         found.append(
             f"{gaps} of {frames} frames have missing or infinite values that come and go; "
-            "fill them, or open with missing='union' to mask those points."
+            "fill them, or open with missing=union to mask those points."
         )
     if dataset.notes:
         lines += ["", "Notes", *(f"  {note}" for note in dataset.notes)]
