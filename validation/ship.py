@@ -1,6 +1,6 @@
 """Copy a trained run into the package, as small as it can be: no checkpoint, fewer background states, no paths.
 
-    python validation/ship.py runs/validation/ks-universal-small-s0 ks/universal-small
+python validation/ship.py runs/validation/ks-universal-small-s0 ks/universal-small
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def cost(record: dict[str, Any]) -> str:
 
 def title(record: dict[str, Any]) -> str:
     name, seed = record["job"].rsplit("-s", 1)
-    system, family, size = name.split("-", 2)
+    _, family, size = name.split("-", 2)
     return f"{FAMILIES[family]}, {size}, seed {seed}"
 
 
@@ -97,11 +97,21 @@ def ks_stability() -> str:
                 title(record),
                 f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps",
                 f"{free['blown_up']} of {free['cases']} in {free['steps']} steps",
-                f"{kept['spectrum_largest_error']:.2f} / {kept['spectrum_mean_error']:.3f}" if "spectrum_modes" in kept else "",
-                f"{free['spectrum_largest_error']:.2f} / {free['spectrum_mean_error']:.3f}" if "spectrum_modes" in free else "",
+                f"{kept['spectrum_largest_error']:.2f} / {kept['spectrum_mean_error']:.3f}"
+                if "spectrum_modes" in kept
+                else "",
+                f"{free['spectrum_largest_error']:.2f} / {free['spectrum_mean_error']:.3f}"
+                if "spectrum_modes" in free
+                else "",
             ]
         )
-    header = ["emulator", "blown up, with guard", "without", "spectrum error (largest / mean, decades), with guard", "without"]
+    header = [
+        "emulator",
+        "blown up, with guard",
+        "without",
+        "spectrum error (largest / mean, decades), with guard",
+        "without",
+    ]
     return table(header, rows)
 
 
@@ -130,9 +140,61 @@ def ks_summary() -> str:
         kept = record["result"]["stability"]
         skill = record["result"]["skill"]
         rows.append(
-            [title(record), cost(record), time_of(skill, "member first"), f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps"]
+            [
+                title(record),
+                cost(record),
+                time_of(skill, "member first"),
+                f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps",
+            ]
         )
-    return table(["emulator of KS (L = 36)", "CPU-minutes", "first member stays above 0.8 correlation (Lyapunov times)", "blown up"], rows)
+    return table(
+        [
+            "emulator of KS (L = 36)",
+            "CPU-minutes",
+            "first member stays above 0.8 correlation (Lyapunov times)",
+            "blown up",
+        ],
+        rows,
+    )
+
+
+OWN_DATA = {
+    "own-e1": "air temperature, years",
+    "own-e1-context-10": "air temperature, years, 10 states known",
+    "own-ostia": "sea temperature, months",
+    "own-ostia-16-months": "sea temperature, months, shares 0.6 / 0.1 / 0.3",
+}
+
+
+def own_data() -> str:
+    """CRPS at the first lead on real records, and by how much the emulator is below each baseline."""
+    rows = []
+    for record in results("own-"):
+        name, seed = record["job"].rsplit("-s", 1)
+        result = record["result"]
+        scores = result["records"]
+        cells = [
+            f"{OWN_DATA[name]}, seed {seed}",
+            cost(record),
+            str(result["starts"]),
+            f"{scores['emulator']['crps_lead_1']:.3f}",
+        ]
+        for baseline in ("persistence", "climatology", "recent climatology"):
+            row = scores[baseline]
+            gain, low, high = row["emulator_lower_by"]
+            interval = f" ({low:+.3f} to {high:+.3f})" if low == low and low is not None else ""
+            cells.append(f"{row['crps_lead_1']:.3f}; {gain:+.3f}{interval}")
+        rows.append([*cells, f"{scores['emulator']['spread_skill'][0]:.2f}"])
+    header = [
+        "record",
+        "CPU-minutes",
+        "starts",
+        "emulator",
+        "persistence; gain",
+        "climatology; gain",
+        "recent climatology; gain",
+    ]
+    return table([*header, "spread / error"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -141,6 +203,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ks-calibration": ks_calibration,
     "ks-stability": ks_stability,
     "ks-assimilation": ks_assimilation,
+    "own-data": own_data,
 }
 
 

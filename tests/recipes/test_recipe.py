@@ -23,7 +23,7 @@ from eddycast.recipes import (
 )
 
 NAMES = sorted(all_recipes())
-SIZES = {"smoke": (1e3, 2e4), "small": (1e5, 1.5e6)}
+SIZES = {"smoke": (1e3, 2e4), "small": (5e4, 1.5e6)}
 """Parameters of each size: seconds, and half an hour of two cores."""
 
 

@@ -20,14 +20,12 @@ from eddycast.assimilation.etkf import fit_background
 from eddycast.assimilation.protocols import Mode
 from eddycast.assimilation.window import open_series, require_denoiser, window_starts
 from eddycast.conditions import Conditions
-from eddycast.diffusion import make_sampler, starting_noise
+from eddycast.diffusion import SAMPLERS, make_sampler, starting_noise
 from eddycast.emulators import Emulator, Guide, OpenWindow
 from eddycast.errors import InputError
 from eddycast.guidance import GaussianLikelihood, MMPSGuidance, SDAGuidance
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
-
-SamplerName = Literal["ancestral", "ddim", "heun", "adams-bashforth"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class SDAOptions:
     """
 
     gamma: float = 0.03
-    sampler: SamplerName = "ancestral"
+    sampler: str = "ancestral"
     num_steps: int = 64
     corrections: int = 0
     stride: int | None = None
@@ -67,7 +65,7 @@ class MMPSOptions:
 
     iterations: int = 3
     solver: Literal["gmres", "cg"] = "gmres"
-    sampler: SamplerName = "ancestral"
+    sampler: str = "ancestral"
     num_steps: int = 64
     corrections: int = 0
     stride: int | None = None
@@ -284,5 +282,7 @@ def mmps(
 
 
 def _check_steps(options: SDAOptions | MMPSOptions) -> None:
+    if options.sampler not in SAMPLERS:
+        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {options.sampler!r}.")
     if options.num_steps < 1 or options.corrections < 0 or (options.stride is not None and options.stride < 1):
         raise InputError("num_steps and stride must be at least 1, corrections at least 0.")

@@ -1,7 +1,7 @@
 """Noise schedules: time in [0, 1] to the scales of x_t = alpha x + sigma noise.
 
 Both keep alpha and sigma positive at either end, so that neither sigma / alpha at time 1 nor a division by sigma at
-time 0 breaks. Samplers step from the last time to sigma = 0 by themselves (see `samplers`).
+time 0 breaks. Samplers step from the last time to sigma = 0 by themselves (see `sampling`).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class ScoringConfig:
         noise_channels: White-noise fields that the network sees beside the context.
         gain: Gain of the noise at the start. Small, the ensemble begins narrow, at the deterministic forecast, and widens slowly
             as the score asks for it; near 1 it finds its spread within some hundred steps.
+        noise_scale: Factor on the noise in use, not in training: the width of the ensemble, set on the validation split.
         pretrain: Part of the budget for a first stage that minimises the squared error without noise.
         unroll: Steps through which a last stage is differentiated, with the same score at every step; 1 leaves that stage out.
         base: What the network adds to. `last`: the last state; the network sees the states. `average`: the average of the context that
@@ -47,6 +48,7 @@ class ScoringConfig:
     fairness: float = 0.95
     noise_channels: int = 2
     gain: float = 0.05
+    noise_scale: float = 1.0
     pretrain: float = 0.5
     unroll: int = 1
     base: Literal["last", "average"] = "last"
@@ -144,6 +146,7 @@ class ScoringRule(nn.Module):
         context = known[:, known_mask]
         shape = (self.config.noise_channels, *known.shape[3:])
         fields = noise.draw(shape, key=(window, 0, "scoring"), dtype=known.dtype, device=known.device)
+        fields = self.config.noise_scale * fields
         return torch.cat([context, self.predict(context, fields, conditions, lead_times[~known_mask])], dim=1)
 
     def stages(self) -> tuple[Stage, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.diffusion import SCHEDULES, PreconditionedDenoiser, denoising_loss, make_sampler, starting_noise
+from eddycast.diffusion import SAMPLERS, SCHEDULES, PreconditionedDenoiser, denoising_loss, make_sampler, starting_noise
 from eddycast.emulators.increments import increment_scale
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.protocols import Guide, OpenWindow, Stage, TrainingBatch
@@ -47,6 +47,8 @@ class UniversalConfig:
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}.")
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
         if not (1 <= self.context < self.frames and 1 <= self.overlap < self.frames):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eddycast.metrics import SCORES
+
 if TYPE_CHECKING:
     from eddycast.evaluation.scores import Scores
 
@@ -30,7 +32,8 @@ def table(scores: Scores, *, leads: int = 7) -> str:
     unit = scores.time_units if scores.time_units not in ("", "1") else ""
     lines = []
     known = [column for column in COLUMNS if column[0] in scores.attributes["scores"]]
-    extra = [(name, name, False) for name in scores.attributes["scores"] if name not in STANDARD_NAMES]
+    physical = {score.name for score in SCORES if score.physical}
+    extra = [(name, name, name in physical) for name in scores.attributes["scores"] if name not in STANDARD_NAMES]
     for field in scores.fields:
         std = float(scores.data["climatology_std"].sel(field=field))
         own = scores.attributes["units"].get(field, "1")

@@ -48,13 +48,17 @@ class SpaceSettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How a run is scored by default: lead times in steps, members, and what training looks at."""
+    """How a run is scored by default: lead times in steps, members, and what training looks at.
+
+    With `calibrate` the noise of a scoring-rule emulator is scaled, after training, to the spread that the validation split asks for.
+    """
 
     steps: int = 100
     members: int = 16
     validation_cases: int = 32
     validation_steps: int = 16
     validation_members: int = 4
+    calibrate: bool = True
 
 
 @dataclass(frozen=True)

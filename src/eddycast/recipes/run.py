@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eddycast import metrics
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Normalisation, WindowBatches, statistics
 from eddycast.emulators import Emulator, ModelShape, SpectralGuard, Trainable, build_model
 from eddycast.errors import InputError
 from eddycast.files import read_json, write_json
 from eddycast.grid import Grid
+from eddycast.recipes.calibration import calibrated, validation
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from eddycast.training import (
     FREE_SETTINGS,
@@ -220,12 +219,13 @@ def train_recipe(
         stages=stages,
         settings=recipe.training,
         directory=files,
-        validate=validation(emulator, dataset, space, recipe),
+        validate=validation(emulator, dataset, space.std, recipe.evaluation),
     )
     if observer is not None:
         training.observer = observer
     position = training.run(resume=resume)
     model.eval()
+    recipe = calibrated(recipe, emulator, dataset)
     write_components(files, emulator, space, guard)
     cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
     write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
@@ -311,33 +311,6 @@ def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[T
     lead = torch.zeros(1, dtype=torch.float64)
     phase = conditions.phase(lead)
     return space.encode(states, conditions, lead)[:, 0], None if phase is None else phase[:, 0]
-
-
-def validation(
-    emulator: Emulator, dataset: Dataset, space: Normalisation, recipe: Recipe
-) -> Callable[[], float] | None:
-    """Mean CRPS of short forecasts of the valid split in standard deviations; None where it is too short for one."""
-    settings = recipe.evaluation
-    segments = [part for part in dataset.splits.get("valid", ()) if len(part) > emulator.context]
-    if not segments:
-        return None
-    steps = min(settings.validation_steps, max(len(part) for part in segments) - emulator.context)
-    starts = dataset.windows("valid", emulator.context + steps)
-    every = max(1, len(starts) // settings.validation_cases)
-    chosen = starts[::every][: settings.validation_cases]
-    states = torch.stack([dataset.read(one, at, at + emulator.context + steps) for one, at in chosen.tolist()])
-    context, truth = states[:, : emulator.context], states[:, emulator.context :]
-    conditions = dataset.conditions(chosen[:, 0].tolist(), (chosen[:, 1] + emulator.context - 1).tolist())
-    leads = torch.arange(1, steps + 1)
-    std = space.std.clamp_min(1e-12)
-
-    def score() -> float:
-        members = settings.validation_members
-        ensemble = emulator.forecast(context, conditions, leads, members=members, seed=0)
-        values = metrics.crps(ensemble, truth, fair=members > 1) / std
-        return values[torch.isfinite(values)].mean().item()
-
-    return score
 
 
 def load_weights(model: nn.Module, files: RunDirectory) -> None:

@@ -205,7 +205,8 @@ def _attributes(
         attributes["lyapunov_time"] = 1.0 / known.mean().item()
     chaotic = system.chaotic(values)
     attributes["chaotic"] = bool(chaotic.all())
-    if not chaotic.all():
+    usual = system.chaotic(info.default_parameters()[None].to(values))
+    if not chaotic.all() and bool(usual.all()):  # a system that never is needs no warning
         attributes["warning"] = (
             f"{int((~chaotic).sum())} of {len(values)} trajectories have parameters without lasting chaos."
         )

@@ -1,0 +1,113 @@
+"""What the validation split is for: watching a training run, and setting the spread of its ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from eddycast import metrics
+from eddycast.conditions import Conditions
+from eddycast.data import Dataset
+from eddycast.emulators import Emulator, ScoringConfig
+from eddycast.recipes.recipe import EvaluationSettings, Recipe
+
+MEMBERS, ROUNDS = 8, 2
+LOW, HIGH = 0.5, 2.5
+"""Bounds of the noise scale: beyond them the emulator is at fault, not its noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """Starts in the validation split and what came of them.
+
+    Args:
+        context: (case, time, channel, *space), physical.
+        truth: States 1, 2, ... steps later, (case, lead, channel, *space).
+        conditions: Batch (case,), origin at the last state of the context.
+    """
+
+    context: Tensor
+    truth: Tensor
+    conditions: Conditions
+
+    @property
+    def leads(self) -> Tensor:
+        return torch.arange(1, self.truth.shape[1] + 1)
+
+
+def verification(dataset: Dataset, context: int, *, cases: int, steps: int) -> Verification | None:
+    """Up to `cases` starts spread over the validation split; shorter than `steps` where it is short, None where it has no room."""
+    segments = [part for part in dataset.splits.get("valid", ()) if len(part) > context]
+    if not segments:
+        return None
+    steps = min(steps, max(len(part) for part in segments) - context)
+    starts = dataset.windows("valid", context + steps)
+    chosen = starts[:: max(1, len(starts) // cases)][:cases]
+    states = torch.stack([dataset.read(one, at, at + context + steps) for one, at in chosen.tolist()])
+    conditions = dataset.conditions(chosen[:, 0].tolist(), (chosen[:, 1] + context - 1).tolist())
+    return Verification(states[:, :context], states[:, context:], conditions)
+
+
+def validation(
+    emulator: Emulator, dataset: Dataset, std: Tensor, settings: EvaluationSettings
+) -> Callable[[], float] | None:
+    """Mean CRPS of short forecasts of the validation split in standard deviations; None where it is too short for one."""
+    cases = verification(dataset, emulator.context, cases=settings.validation_cases, steps=settings.validation_steps)
+    if cases is None:
+        return None
+    members, scale = settings.validation_members, std.clamp_min(1e-12)
+
+    def score() -> float:
+        ensemble = emulator.forecast(cases.context, cases.conditions, cases.leads, members=members, seed=0)
+        values = metrics.crps(ensemble, cases.truth, fair=members > 1) / scale
+        return values[torch.isfinite(values)].mean().item()
+
+    return score
+
+
+def calibrated(recipe: Recipe, emulator: Emulator, dataset: Dataset) -> Recipe:
+    """The recipe with the noise scale at which spread equals error on the validation split, for families that have one.
+
+    Training on single steps leaves errors that are no noise (a bias of the network repeats itself at every step), so its ensemble is
+    too narrow further on. Each round multiplies the scale by the geometric mean of error / spread over the leads at which the
+    error is below half a standard deviation: there both grow in proportion to the noise.
+    """
+    settings = recipe.emulator
+    if not isinstance(settings, ScoringConfig) or not recipe.evaluation.calibrate:
+        return recipe
+    cases = verification(
+        dataset,
+        emulator.context,
+        cases=2 * recipe.evaluation.validation_cases,
+        steps=4 * recipe.evaluation.validation_steps,
+    )
+    if cases is None or len(cases.context) < 2:
+        return recipe
+    for _ in range(ROUNDS):
+        emulator.model.config = settings  # type: ignore[attr-defined]
+        ensemble = emulator.forecast(cases.context, cases.conditions, cases.leads, members=MEMBERS, seed=1)
+        ratio = error_over_spread(ensemble, cases.truth)
+        scale = min(HIGH, max(LOW, settings.noise_scale * ratio))
+        settings = replace(settings, noise_scale=round(scale, 4))
+    emulator.model.config = settings  # type: ignore[attr-defined]
+    return replace(recipe, emulator=settings)
+
+
+def error_over_spread(ensemble: Tensor, truth: Tensor) -> float:
+    """Geometric mean over leads of error / corrected spread, where the error is below half the standard deviation of the truth.
+
+    Args:
+        ensemble: (member, case, lead, channel, *space); truth: (case, lead, channel, *space). Undefined points are NaN in `truth`.
+    """
+    other = [dim for dim in range(truth.ndim) if dim != 1]
+    error = (ensemble.mean(0) - truth).square().nanmean(dim=other)
+    spread = torch.where(truth.isnan(), torch.nan, metrics.corrected_variance(ensemble)).nanmean(dim=other)
+    centred = truth - truth.nanmean()
+    early = (error < 0.25 * centred.square().nanmean()) & (spread > 0)
+    early[0] = spread[0] > 0
+    if not bool(early.any()):
+        return 1.0
+    return float((0.5 * (error[early] / spread[early]).log()).mean().exp())
