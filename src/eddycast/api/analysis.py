@@ -24,6 +24,9 @@ from eddycast.recipes import parse_value
 if TYPE_CHECKING:
     from eddycast.api.forecaster import Forecaster
 
+CLIMATOLOGY = 64
+"""Climatological states of which interpolation takes mean and spread."""
+
 
 def analyse(
     forecaster: Forecaster,
@@ -51,7 +54,7 @@ def analyse(
         used, held = observations.withhold(withhold, seed=seed)
     start = states_of(background, observations)
     if start is None and (chosen.background or name == "interpolation"):
-        start = climatological(forecaster, conditions, members if chosen.background else 64, seed)
+        start = climatological(forecaster, conditions, members if chosen.background else None, seed)
     states = assimilation.assimilate(
         name,
         emulator,
@@ -104,6 +107,16 @@ def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator
     if forecaster.run is not None:
         summary = forecaster.run.data
         observations.require(Grid.from_dict(summary["grid"]), tuple(Field(**one).name for one in summary["fields"]))
+        if abs(observations.dt - summary["dt"]) > 1e-4 * summary["dt"]:
+            raise InputError(
+                f"{forecaster.name} was trained with a time step of {summary['dt']:g}, the observations have "
+                f"{observations.dt:g}: observe data with the same step."
+            )
+        if list(observations.parameter_names) != summary["parameter_names"]:
+            raise InputError(
+                f"{forecaster.name} was trained with the parameters {', '.join(summary['parameter_names']) or 'none'}; the "
+                f"observations carry {', '.join(observations.parameter_names) or 'none'}: give those."
+            )
         return forecaster.run.emulator
     kind, _, name = forecaster.name.partition(":")
     if kind != "system":
@@ -143,21 +156,36 @@ def ensemble_states(content: xr.Dataset, names: Sequence[str], grid: Grid) -> Te
     return torch.as_tensor(array.values)
 
 
-def climatological(forecaster: Forecaster, conditions: Conditions, members: int, seed: int) -> Tensor:
-    """Climatological states (member, case, 1, channel, *space): kept with a run, or spun up by the solver."""
+def climatological(forecaster: Forecaster, conditions: Conditions, members: int | None, seed: int) -> Tensor:
+    """Climatological states (member, case, 1, channel, *space): kept with a run, or spun up by the solver.
+
+    `members` None takes as many as there are, up to `CLIMATOLOGY`.
+    """
     cases = len(conditions.time)
     generator = torch.Generator().manual_seed(seed)
     if forecaster.run is not None:
         states = forecaster.run.climatology()
+        if members is not None and forecaster.run.emulator.context > 1:
+            raise InputError(
+                f"{forecaster.name} continues {forecaster.run.emulator.context} states, and the climatology kept with it holds single "
+                "ones: pass --background with a forecast or analysis."
+            )
     else:
         system = simulators.get_system(forecaster.name.partition(":")[2])
         if not bool((conditions.parameters == conditions.parameters[:1]).all()):
             raise InputError("Cases with different parameters need a background each: pass --background.")
         values = dict(zip(system.info.parameter_names, conditions.parameters[0].tolist(), strict=True))
+        # Data are simulated with small seeds: with the same one, the truth itself could be among the members.
         made = simulators.simulate(
-            system, trajectories=members, steps=1, parameters=values, grid_shape=conditions.grid.shape, seed=seed
+            system,
+            trajectories=members or CLIMATOLOGY,
+            steps=1,
+            parameters=values,
+            grid_shape=conditions.grid.shape,
+            seed=2**63 + seed,
         )
         states = made.states[:, 0]
+    members = min(len(states), CLIMATOLOGY) if members is None else members
     if len(states) < members:
         raise InputError(
             f"There are {len(states)} climatological states, {members} members were asked for: pass --background."
@@ -172,6 +200,10 @@ def first_frames(forecaster: Forecaster, observations: Observations) -> Initial:
         fields = tuple(Field(name, units) for name, units in observations.fields)
     else:
         fields = tuple(Field(**one) for one in forecaster.run.data["fields"])
-    clock = PlainClock(observations.dt, observations.time_units, cycle=observations.cycle)
+    steps = observations.frames if observations.time is None else observations.time
+    origins = [0.0] * (1 + max(0, int(observations.trajectories.max())))
+    for number, step, frame in zip(observations.trajectories, steps, observations.frames, strict=True):
+        origins[int(number)] = (float(step) - int(frame)) * observations.dt
+    clock = PlainClock(observations.dt, observations.time_units, tuple(origins), observations.cycle)
     shell = Dataset(ArraySource(()), fields, observations.grid, clock, splits={}, valid=observations.valid)
     return Initial(shell, observations.trajectories, observations.frames, ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from eddycast.api.results import evaluate
 from eddycast.api.runs import train
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
+from eddycast.files import write_json
 from eddycast.progress import progress_bar
 from eddycast.recipes import Recipe, get_recipe
 
@@ -205,7 +205,7 @@ class Clock:
 
     def done(self, directory: Path) -> None:
         total = sum(self.seconds.values())
-        (directory / "timing.json").write_text(json.dumps(self.seconds | {"total": total}, indent=1) + "\n")
+        write_json(directory / "timing.json", self.seconds | {"total": total})
         self.console.print(f"In all {total:.0f} s. What to try next:")
         for line in next_steps(directory):
             self.console.print(f"  {line}", highlight=False, soft_wrap=True)

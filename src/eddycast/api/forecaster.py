@@ -138,11 +138,11 @@ class Forecaster:
         """Forecast that goes on from the last frames of an analysis (or forecast), member by member.
 
         Args:
-            analysis: Ensemble of states (init, member, lead_time, *space) at whole steps.
+            analysis: Ensemble of states (init, member, lead_time, *space); the last ones, as many as the context, at steps in a row.
             dataset: The data that it is of; only labels and conditions are taken from it.
             members: At most those of the analysis, which is also the default.
 
-        Raises: InputError when the analysis is too short for the context, or has fewer members.
+        Raises: InputError when the analysis is too short for the context, has gaps there, or has fewer members.
         """
         from eddycast.api.analysis import ensemble_states
 
@@ -155,12 +155,14 @@ class Forecaster:
                 f"The analysis has {states.shape[0]} members of {states.shape[2]} states; {members} members with a context of "
                 f"{emulator.context} were asked for: lower --members, or assimilate more."
             )
-        last = (
-            torch.as_tensor(opened_analysis["frame"].values)
-            + states.shape[2]
-            - 1
-            + round(float(opened_analysis["lead_time"].values[0]) / dataset.dt)
-        )
+        stored = torch.tensor(opened_analysis["lead_time"].values, dtype=torch.float64) / dataset.dt
+        used = stored[-emulator.context :]
+        if bool(((used - used.round()).abs() > 1e-3).any()) or bool((used.diff().round() != 1).any()):
+            raise InputError(
+                f"A forecast goes on from {emulator.context} states at whole steps in a row, the last of this file lie at "
+                f"{', '.join(f'{step:g}' for step in used.tolist())} steps: make it with --steps."
+            )
+        last = torch.as_tensor(opened_analysis["frame"].values) + int(used[-1].round())
         numbers = torch.as_tensor(opened_analysis["trajectory"].values)
         start = Initial(dataset, numbers, last, ())
         lead_steps = self._lead_steps(dataset, steps, leads)

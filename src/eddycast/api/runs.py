@@ -58,7 +58,7 @@ def train(
         seed: Replaces the recipe's.
         observer: Shown the progress; None draws a bar.
 
-    Raises: InputError for anything that does not fit; FloatingPointError when the loss is no longer finite.
+    Raises: InputError for anything that does not fit, and when the loss is no longer finite.
     """
     settings = dict(overrides or {})
     if minutes is not None:

@@ -42,7 +42,8 @@ class ConditionedNetwork(nn.Module):
     """Backbone with parameters, season and static fields of `Conditions` beside the channels and scalars of the caller.
 
     Scalars are, in this order: those of the caller, parameters standardised with training statistics, cosine and sine of the phase of the
-    cycle at the origin of the conditions. Static fields and the mask of valid points are added as channels.
+    cycle at the origin of the conditions. Static fields and the mask of valid points are added as channels. The output is 0 at points
+    that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class ConditionedNetwork(nn.Module):
         fields = static_channels(conditions)
         if fields is not None:
             x = torch.cat([x, fields.to(x).expand(len(x), *fields.shape)], dim=1)
-        return self.backbone(x, torch.cat(known, dim=1))
+        out = self.backbone(x, torch.cat(known, dim=1))
+        return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)
 
 
 def static_channels(conditions: Conditions) -> Tensor | None:

@@ -136,4 +136,8 @@ class Stage:
 class Trainable(Protocol):
     """A window model with weights."""
 
+    def prepare(self, x: Tensor) -> None:
+        """Measure scales on windows of training data in model space, (batch, time, channel, *space)."""
+        ...
+
     def stages(self) -> tuple[Stage, ...]: ...

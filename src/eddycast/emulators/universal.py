@@ -142,7 +142,7 @@ class UniversalDiffusion(nn.Module):
         return network
 
     def open(self, known: Tensor, known_mask: Tensor, conditions: Conditions, lead_times: Tensor) -> OpenWindow:
-        """The denoiser of the departures w of one window; those of known frames are 0."""
+        """The denoiser of the departures w of one window; those of known frames and of points that are not valid are 0."""
         size = self.config.frames
         if known.shape[1] != size:
             raise ValueError(f"A window of this emulator has {size} states, got {known.shape[1]}.")
@@ -151,6 +151,8 @@ class UniversalDiffusion(nn.Module):
         first = conditions.shifted(float(lead_times[0]))
         denoiser = PreconditionedDenoiser(self._conditioned(known, mask, first), self.schedule)
         unknown = ~mask[(...,) + (None,) * (known.ndim - 2)]
+        if conditions.valid is not None:
+            unknown = unknown & conditions.valid.to(known.device)
 
         def masked(x_t: Tensor, time: Tensor) -> Tensor:
             return torch.where(unknown, denoiser(x_t, time), 0.0)

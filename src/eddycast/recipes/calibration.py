@@ -63,7 +63,7 @@ def validation(
     def score() -> float:
         ensemble = emulator.forecast(cases.context, cases.conditions, cases.leads, members=members, seed=0)
         values = metrics.crps(ensemble, cases.truth, fair=members > 1) / scale
-        return values[torch.isfinite(values)].mean().item()
+        return values[torch.isfinite(cases.truth)].mean().item()  # a member that blows up shows as NaN
 
     return score
 
@@ -97,16 +97,18 @@ def calibrated(recipe: Recipe, emulator: Emulator, dataset: Dataset) -> Recipe:
 
 
 def error_over_spread(ensemble: Tensor, truth: Tensor) -> float:
-    """Geometric mean over leads of error / corrected spread, where the error is below half the standard deviation of the truth.
+    """Geometric mean of error / corrected spread over fields and leads, where the error is below half the field's standard deviation.
 
     Args:
-        ensemble: (member, case, lead, channel, *space); truth: (case, lead, channel, *space). Undefined points are NaN in `truth`.
+        ensemble: (member, case, lead, channel, *space).
+        truth: (case, lead, channel, *space), NaN where undefined. Its standard deviation is taken about the mean of each point.
     """
-    other = [dim for dim in range(truth.ndim) if dim != 1]
+    other = [dim for dim in range(truth.ndim) if dim not in (1, 2)]
     error = (ensemble.mean(0) - truth).square().nanmean(dim=other)
     spread = torch.where(truth.isnan(), torch.nan, metrics.corrected_variance(ensemble)).nanmean(dim=other)
-    centred = truth - truth.nanmean()
-    early = (error < 0.25 * centred.square().nanmean()) & (spread > 0)
+    anomaly = truth - truth.nanmean(dim=(0, 1), keepdim=True)
+    variance = anomaly.square().nanmean(dim=[1, *other])
+    early = (error < 0.25 * variance) & (spread > 0)
     early[0] = spread[0] > 0
     if not bool(early.any()):
         return 1.0

@@ -114,7 +114,8 @@ def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> No
         raise InputError(
             f"{name} was trained on {boundaries(grid)}; the data have {boundaries(dataset.grid)}: train on these."
         )
-    if abs(dataset.dt - summary["dt"]) > 1e-4 * summary["dt"]:
+    units = {dataset.time_units, summary["time_units"]} - {"", "1"}
+    if abs(dataset.dt - summary["dt"]) > 1e-4 * summary["dt"] or len(units) > 1:
         raise InputError(
             f"{name} was trained with a time step of {summary['dt']:g} {summary['time_units']}; the data have {dataset.dt:g} "
             f"{dataset.time_units}: give data with the same step."
@@ -132,13 +133,16 @@ def boundaries(grid: Grid) -> str:
 
 
 def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: Normalisation) -> None:
-    """Raises: InputError when a run was begun with another recipe, or other data, than it is to be resumed with."""
+    """Raises: InputError when a run was begun with another recipe, or other data, than it is to be resumed with.
+
+    The noise scale may differ: a run that has finished holds the calibrated one.
+    """
     begun = read_json(files.config)
     check_compatible(begun["data"], dataset, str(files.path))
     changed = [
         key
         for key in differences(begun["recipe"], recipe_to_dict(recipe))
-        if not key.startswith(("name", "description", "published", "evaluation.", "simulation"))
+        if not key.startswith(("name", "description", "published", "evaluation.", "simulation", "emulator.noise_scale"))
         and key.removeprefix("training.") not in FREE_SETTINGS
     ]
     if changed:
@@ -196,8 +200,10 @@ def train_recipe(
     if resume:
         check_resumed(files, recipe, dataset, space)
     sample = sample_windows(dataset, space, frames)
-    model.prepare(sample.to(device))  # type: ignore[operator]
-    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if recipe.guard and space.mean[0].numel() == 1 else None
+    model.prepare((sample if dataset.valid is None else sample[..., dataset.valid]).to(device))
+    # With a map as mean or scale, or with land, the modes of x are not those of the field: see the guard.
+    plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1
+    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if recipe.guard and plain else None
     if stage is not None:
         names = [each.name for each in stages]
         if stage not in names:

@@ -56,6 +56,8 @@ class TrainingSettings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.seed >= 2**31:
+            raise ValueError(f"seed must be below 2**31, got {self.seed}.")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
