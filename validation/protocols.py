@@ -24,13 +24,19 @@ LONG_CASES, LONG_STEPS, FREE_STEPS, LONG_TAIL = 16, 5000, 2000, 2000
 ASSIMILATION_CASES, FRAMES = 16, 16
 
 
-def ks_forecast(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
-    """Skill, calibration, stability and spectrum of a trained emulator."""
+def ks_skill(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
+    """Skill and calibration of a trained emulator."""
     assert forecaster is not None and forecaster.run is not None
     members = 1 if isinstance(forecaster.run.emulator.model, Regression) else MEMBERS
     initial = dataset.initial("test").select(range(CASES))
     forecast = forecaster.forecast(initial, steps=STEPS, members=members, seed=seed)
-    result: dict[str, Any] = {"skill": skill(api.evaluate(forecast, truth=dataset))}
+    return {"skill": skill(api.evaluate(forecast, truth=dataset))}
+
+
+def ks_forecast(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
+    """Skill, calibration, stability and spectrum of a trained emulator."""
+    assert forecaster is not None and forecaster.run is not None
+    result = ks_skill(dataset, forecaster, seed)
     for guard in (True, False):
         result["stability" if guard else "stability_without_guard"] = stability(dataset, forecaster, seed, guard)
     return result
@@ -50,7 +56,7 @@ def skill(scores: Scores) -> dict[str, Any]:
         "crps_biased",
         "rmse_mean",
         "rmse_member",
-        "mae",
+        "mae_mean",
         "spread_skill",
         "vrmse_member",
         "correlation_member",
@@ -189,10 +195,12 @@ def headline(result: dict[str, Any]) -> str:
     """One line for the terminal."""
     if "skill" in result:
         times = result["skill"]["high_correlation_lyapunov_times"]
-        return (
-            f"HCT member {times['member first']['value']:.2f}, mean {times['mean first']['value']:.2f} Lyapunov times; "
-            f"blown up {result['stability']['blown_up']} (without guard {result['stability_without_guard']['blown_up']})"
+        line = (
+            f"HCT member {times['member first']['value']:.2f}, mean {times['mean first']['value']:.2f} Lyapunov times"
         )
+        if "stability" not in result:
+            return line
+        return f"{line}; blown up {result['stability']['blown_up']} (without guard {result['stability_without_guard']['blown_up']})"
     if "records" in result:
         return "CRPS at lead 1: " + "; ".join(
             f"{name} {row['crps_lead_1']:.3f}" for name, row in result["records"].items()
@@ -208,6 +216,7 @@ def headline(result: dict[str, Any]) -> str:
 
 
 PROTOCOLS = {
+    "ks-skill": ks_skill,
     "ks-forecast": ks_forecast,
     "ks-reference": ks_reference,
     "ks-assimilation": ks_assimilation,
