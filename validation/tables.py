@@ -151,6 +151,14 @@ def ks_summary() -> str:
     return table(header, rows)
 
 
+OWN_DATA = {
+    "own-e1": "air temperature, years",
+    "own-e1-context-10": "air temperature, years, 10 states known",
+    "own-ostia": "sea temperature, months",
+    "own-ostia-16-months": "sea temperature, months, shares 0.6 / 0.1 / 0.3",
+}
+
+
 def own_data() -> str:
     """CRPS at the first lead on real records, and by how much the emulator is below each baseline."""
     rows = []
