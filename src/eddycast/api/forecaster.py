@@ -59,6 +59,11 @@ class Forecaster:
     def recipe(self) -> Recipe | None:
         return None if self.run is None else self.run.recipe
 
+    @property
+    def default_steps(self) -> int:
+        """Steps of a forecast that is not told how many."""
+        return 100 if self.run is None else self.run.recipe.evaluation.steps
+
     def emulator(self, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> Emulator:
         """The emulator for these data. Raises: InputError for data that do not fit, or a setting that it does not have."""
         given = {
@@ -175,8 +180,7 @@ class Forecaster:
     def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:
         if leads is not None:
             return torch.tensor(list(leads), dtype=torch.float64) / dataset.dt
-        default = 100 if self.run is None else self.run.recipe.evaluation.steps
-        return torch.arange(1, (default if steps is None else steps) + 1, dtype=torch.float64)
+        return torch.arange(1, (self.default_steps if steps is None else steps) + 1, dtype=torch.float64)
 
     def assimilate(
         self,

@@ -15,6 +15,7 @@ from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
+from eddycast.files import write_bytes
 
 
 def evaluate(
@@ -65,24 +66,24 @@ def compare(
         raise InputError("There is nothing to compare: name runs, shipped runs, system:NAME or baseline:NAME.")
     dataset = opened(data)
     forecasters = [load(run) for run in runs]
+    stems = [forecaster.name.replace("/", "-").replace(":", "-").strip("-.") for forecaster in forecasters]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise InputError(f"{twice[0]} is named twice: give each run once.")
+    if steps is None:
+        steps = min(forecaster.default_steps for forecaster in forecasters)
     context = max(forecaster.emulator(dataset).context for forecaster in forecasters)
     directory = Path(out)
     directory.mkdir(parents=True, exist_ok=True)
-    initial = dataset.initial(split, start=start, leads=steps or 1).resolved(context)
+    initial = dataset.initial(split, start=start, leads=steps).resolved(context)
     scores: dict[str, Scores] = {}
-    files: list[Path] = []
-    for forecaster in forecasters:
+    for forecaster, stem in zip(forecasters, stems, strict=True):
         made = forecaster.forecast(initial, steps=steps, members=members, seed=seed)
-        stem = forecaster.name.replace("/", "-").replace(":", "-").strip("-.")
         rooms.write(made, directory / f"{stem}.nc")
         scores[forecaster.name] = evaluate(made, truth=dataset, out=directory / f"{stem}.scores.json")
-        files.append(directory / f"{stem}.scores.json")
     return comparison_report(scores, directory)
 
 
 def comparison_report(scores: Mapping[str, Scores], directory: Path) -> Path:
     """Table and report of several scores in a directory."""
-    from eddycast.files import write_bytes
-
     write_bytes(directory / "table.txt", (evaluation.compare_table(scores) + "\n").encode())
     return pictures.write_report(pictures.comparison(scores), directory / "report.html")
