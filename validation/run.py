@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -97,6 +98,15 @@ def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float)
         return None
 
 
+def plain(value: Any) -> Any:
+    """JSON knows no NaN: an interval that does not exist (of a single case, say) becomes null."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
@@ -153,7 +163,7 @@ def main() -> None:
             }
             provenance["recipe"] = forecaster.run.recipe.name
             provenance["overrides"] = job.overrides
-        write_json(target, {"job": job.label, "provenance": provenance, "result": result})
+        write_json(target, {"job": job.label, "provenance": provenance, "result": plain(result)})
         print(f"{job.label:<32} {protocols.headline(result)}", flush=True)
 
 
