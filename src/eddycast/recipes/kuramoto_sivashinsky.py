@@ -1,4 +1,6 @@
-"""Kuramoto-Sivashinsky at L = 36, 64 points, states every time unit (Lyapunov time 13.2)."""
+"""Kuramoto-Sivashinsky, `ks`: L = 36, 64 points, states every time unit (Lyapunov time 13.2); and `ks64`, the published protocol:
+L = 64, 256 points, states every 0.2 (Lyapunov time 12.0), 140 states of each of 1024 training trajectories (arXiv:2410.16415).
+"""
 
 from __future__ import annotations
 
@@ -7,48 +9,53 @@ from dataclasses import replace
 from eddycast.emulators import RegressionConfig, ScoringConfig, UniversalConfig
 from eddycast.networks import UNetConfig
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SimulationSettings
+from eddycast.recipes.sizes import TITLES, smoke
 from eddycast.training import TrainingSettings
 
 SIMULATION = SimulationSettings("kuramoto-sivashinsky", trajectories=2560, steps=160)
-SMOKE_SIMULATION = replace(SIMULATION, trajectories=20, steps=40)
+LONG_SIMULATION = SimulationSettings(
+    "kuramoto-sivashinsky", trajectories=1280, steps=140, parameters={"domain_length": 64.0}, grid=(256,), dt=0.2
+)
 NETWORK = UNetConfig(channels=(64, 80, 80), blocks=1)
-SMOKE_NETWORK = UNetConfig(channels=(8, 16), blocks=1, kernel=3, embedding=16)
-SMOKE_TRAINING = TrainingSettings(steps=6, batch_size=4, validations=1)
-SMOKE_EVALUATION = EvaluationSettings(steps=6, members=3, validation_cases=2, validation_steps=2, validation_members=2)
+LONG_NETWORK = UNetConfig(channels=(16, 32, 80, 80), blocks=1)
+"""Four points to a grid length of `ks`: two narrow levels come before those of the other network."""
+EMULATORS = (
+    RegressionConfig(network=NETWORK),
+    ScoringConfig(network=NETWORK, unroll=2),
+    UniversalConfig(network=NETWORK),
+)
+LONG_EMULATORS = (
+    RegressionConfig(horizon=5, network=LONG_NETWORK),
+    ScoringConfig(horizon=5, network=LONG_NETWORK),
+    UniversalConfig(frames=9, network=LONG_NETWORK),
+)
+"""Windows of up to nine states, as published; five for the others, so that errors are fed back once per time unit, as in `ks`."""
 
-REGRESSION = RegressionConfig(network=NETWORK)
-SCORING = ScoringConfig(network=NETWORK, unroll=2)
-UNIVERSAL = UniversalConfig(network=NETWORK)
-
-TITLES = {
-    "regression": "deterministic U-Net, mean squared error",
-    "scoring": "noise-conditioned U-Net, fair CRPS",
-    "universal": "universal diffusion of windows, any known states",
-}
 STEPS = {"regression": 7000, "scoring": 8000, "universal": 14000}
 """Between 12 and 25 minutes of one core each."""
+LONG_STEPS = {"regression": 12000, "scoring": 9000, "universal": 15000}
 
 
 def recipes() -> list[Recipe]:
-    """Two sizes of each family."""
+    """Two sizes of each family at either length."""
     found = []
-    for emulator in (REGRESSION, SCORING, UNIVERSAL):
-        title = TITLES[emulator.kind]
+    for emulator in EMULATORS:
         small = Recipe(
             name=f"ks/{emulator.kind}-small",
-            description=f"Kuramoto-Sivashinsky, {title}.",
+            description=f"Kuramoto-Sivashinsky, {TITLES[emulator.kind]}.",
             emulator=emulator,
             simulation=SIMULATION,
             training=TrainingSettings(steps=STEPS[emulator.kind], learning_rate=5e-3),
         )
-        smoke = replace(
-            small,
-            name=f"ks/{emulator.kind}-smoke",
-            description=f"{small.description[:-1]}: a few steps, to see that it runs.",
-            emulator=replace(emulator, network=SMOKE_NETWORK),
-            simulation=SMOKE_SIMULATION,
-            training=SMOKE_TRAINING,
-            evaluation=SMOKE_EVALUATION,
+        found += [small, smoke(small, replace(SIMULATION, trajectories=20, steps=40))]
+    for emulator in LONG_EMULATORS:
+        small = Recipe(
+            name=f"ks64/{emulator.kind}-small",
+            description=f"Kuramoto-Sivashinsky at L = 64 (published protocol), {TITLES[emulator.kind]}.",
+            emulator=emulator,
+            simulation=LONG_SIMULATION,
+            training=TrainingSettings(steps=LONG_STEPS[emulator.kind], batch_size=32, learning_rate=5e-3),
+            evaluation=EvaluationSettings(steps=640, validation_steps=40),
         )
-        found += [small, smoke]
+        found += [small, smoke(small, replace(LONG_SIMULATION, trajectories=20, steps=40))]
     return found

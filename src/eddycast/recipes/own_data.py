@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from eddycast.emulators import RegressionConfig, ScoringConfig, UniversalConfig
 from eddycast.networks import UNetConfig
-from eddycast.recipes.kuramoto_sivashinsky import SMOKE_EVALUATION, SMOKE_NETWORK, SMOKE_TRAINING, TITLES
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SpaceSettings
+from eddycast.recipes.sizes import TITLES, smoke
 from eddycast.training import TrainingSettings
 
 NETWORK = UNetConfig(channels=(32, 64, 64), blocks=1, kernel=3)
@@ -15,13 +13,13 @@ NETWORK = UNetConfig(channels=(32, 64, 64), blocks=1, kernel=3)
 
 def recipes() -> list[Recipe]:
     """Two sizes of each family, and of one for short records, for `--data`."""
-    found = []
+    found = [record()]
     for emulator in (
         RegressionConfig(network=NETWORK),
         ScoringConfig(network=NETWORK),
         UniversalConfig(network=NETWORK),
     ):
-        found += sizes(
+        found.append(
             Recipe(
                 name=f"any/{emulator.kind}-small",
                 description=f"Your own data (--data), {TITLES[emulator.kind]}.",
@@ -30,7 +28,7 @@ def recipes() -> list[Recipe]:
                 evaluation=EvaluationSettings(steps=24),
             )
         )
-    return found + sizes(record())
+    return [each for small in found for each in (small, smoke(small))]
 
 
 def record() -> Recipe:
@@ -59,16 +57,3 @@ def record() -> Recipe:
             steps=5, validation_steps=1, validation_members=16, calibrate=False
         ),  # too few states
     )
-
-
-def sizes(small: Recipe) -> list[Recipe]:
-    """A recipe `...-small` and the `...-smoke` that goes with it."""
-    smoke = replace(
-        small,
-        name=f"{small.name.removesuffix('-small')}-smoke",
-        description=f"{small.description[:-1]}: a few steps, to see that it runs.",
-        emulator=replace(small.emulator, network=SMOKE_NETWORK),
-        training=SMOKE_TRAINING,
-        evaluation=SMOKE_EVALUATION,
-    )
-    return [small, smoke]
