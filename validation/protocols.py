@@ -1,8 +1,9 @@
 """How a job is scored. Test trajectories only; whatever was tuned was tuned on others.
 
-KS forecasts: the first 64 test trajectories from their first state, 8 members (1 where all are the same), 150 steps; then 16
-trajectories for 5000 steps with the guard and 2000 without. A trajectory has blown up once it leaves five standard deviations or is not
-finite. Spectra are pooled over the last 2000 steps, and compared with all training states, for which time does not matter.
+KS forecasts: the first 64 test trajectories from their first state, 8 members (1 where all are the same), 150 time units or as
+far as the truth goes; then 16 trajectories for 5000 steps with the guard and 2000 without. A trajectory has blown up once it leaves
+five standard deviations or is not finite. Spectra are pooled over the last 2000 steps, and compared with all training states, for
+which time does not matter. Members are forecast and scored a few trajectories at a time.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from eddycast import api, metrics
 from eddycast.emulators import Regression
 from eddycast.evaluation import Scores
 
-LYAPUNOV_TIME = 13.2
-CASES, MEMBERS, STEPS = 64, 8, 150
+CASES, MEMBERS, HORIZON = 64, 8, 150.0
+MARKS = (0.3, 1, 2, 3, 4, 5, 6, 7.6)
+"""Lead times of the curves that are kept, in Lyapunov times, beside the first step."""
 LONG_CASES, LONG_STEPS, FREE_STEPS, LONG_TAIL = 16, 5000, 2000, 2000
 ASSIMILATION_CASES, FRAMES = 16, 16
 
@@ -29,8 +31,18 @@ def ks_skill(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int)
     assert forecaster is not None and forecaster.run is not None
     members = 1 if isinstance(forecaster.run.emulator.model, Regression) else MEMBERS
     initial = dataset.initial("test").select(range(CASES))
-    forecast = forecaster.forecast(initial, steps=STEPS, members=members, seed=seed)
-    return {"skill": skill(api.evaluate(forecast, truth=dataset))}
+    forecast = forecaster.forecast(initial, steps=steps_of(dataset), members=members, seed=seed)
+    return {"skill": skill(api.evaluate(forecast, truth=dataset), dataset)}
+
+
+def steps_of(dataset: api.Dataset) -> int:
+    """Steps of a forecast: those of 150 time units, as far as the truth goes."""
+    return min(round(HORIZON / dataset.dt), min(map(len, dataset.segments("test"))) - 1)
+
+
+def lyapunov_time(dataset: api.Dataset) -> float:
+    """In time units, to one decimal."""
+    return round(float(dataset.attributes["lyapunov_time"]), 1)
 
 
 def ks_forecast(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: int) -> dict[str, Any]:
@@ -42,13 +54,15 @@ def ks_forecast(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: i
     return result
 
 
-def skill(scores: Scores) -> dict[str, Any]:
-    """High-correlation times in Lyapunov times (both conventions), and curves at some leads."""
+def skill(scores: Scores, dataset: api.Dataset) -> dict[str, Any]:
+    """High-correlation times in Lyapunov times (both conventions), and curves at some leads, in steps."""
+    unit = lyapunov_time(dataset)
     times = {
-        key: {name: float(value) / LYAPUNOV_TIME for name, value in row.items()}
+        key: {name: float(value) / unit for name, value in row.items()}
         for key, row in correlation_times(scores).items()
     }
-    leads = [lead for lead in (1, 4, 13, 26, 40, 53, 66, 79, 100) if lead <= len(scores.lead_times)]
+    leads = [1] + [round(mark * unit / dataset.dt) for mark in MARKS]
+    leads = [lead for lead in leads if lead <= len(scores.lead_times)]
     field = scores.fields[0]
     curves = {}
     for name in (
@@ -64,7 +78,12 @@ def skill(scores: Scores) -> dict[str, Any]:
         if name in scores.data:
             series = scores.series(name, field)
             curves[name] = {str(lead): float(series[lead - 1]) for lead in leads}
-    return {"high_correlation_lyapunov_times": times, "curves": curves, "members": scores.members}
+    return {
+        "high_correlation_lyapunov_times": times,
+        "curves": curves,
+        "members": scores.members,
+        "lyapunov_time": unit,
+    }
 
 
 def correlation_times(scores: Scores) -> dict[str, dict[str, float]]:
@@ -138,11 +157,13 @@ def ks_reference(dataset: api.Dataset, forecaster: api.Forecaster | None, seed: 
     rows: dict[str, Any] = {}
     for error in (1e-1, 1e-2, 1e-3, 1e-4):
         solver = api.load("system:kuramoto-sivashinsky")
-        made = solver.forecast(initial, steps=STEPS, members=MEMBERS, seed=seed, overrides={"perturbation": error})
-        rows[f"solver, initial error {error:g}"] = skill(api.evaluate(made, truth=dataset))
+        made = solver.forecast(
+            initial, steps=steps_of(dataset), members=MEMBERS, seed=seed, overrides={"perturbation": error}
+        )
+        rows[f"solver, initial error {error:g}"] = skill(api.evaluate(made, truth=dataset), dataset)
     for name in ("baseline:persistence", "baseline:climatology"):
-        made = api.load(name).forecast(initial, steps=STEPS, members=MEMBERS, seed=seed)
-        rows[name] = skill(api.evaluate(made, truth=dataset))
+        made = api.load(name).forecast(initial, steps=steps_of(dataset), members=MEMBERS, seed=seed)
+        rows[name] = skill(api.evaluate(made, truth=dataset), dataset)
     return {"rows": rows}
 
 

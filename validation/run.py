@@ -42,6 +42,7 @@ class Job:
     seed: int
     recipe: str = ""
     run: str = ""
+    test: str = ""  # data to score on, where they are not the test split of `data`
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
 
@@ -77,10 +78,11 @@ def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
     if "sample" in data[name]:
         return sample_data(data[name])
     path = runs / f"{name}-data"
+    settings = dict(data[name])
+    options = {key: settings.pop(key) for key in ("fractions",) if key in settings}
     if not path.exists():
-        settings = dict(data[name])
         api.simulate(settings.pop("system"), out=path, **settings)
-    return api.open_dataset(path)
+    return api.open_dataset(path, **options)
 
 
 def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float) -> api.Forecaster | None:
@@ -135,6 +137,7 @@ def main() -> None:
             print(f"{job.label:<32} no time left")
             continue
         dataset = prepared(data, job.data, options.runs)
+        test = prepared(data, job.test, options.runs) if job.test else dataset
         forecaster = None
         if job.recipe:
             forecaster = trained(job, dataset, options.runs, options.device, end)
@@ -148,11 +151,12 @@ def main() -> None:
                 continue
             forecaster = api.load(path, device=options.device)
         start, cpu = time.monotonic(), time.process_time()
-        result = protocols.PROTOCOLS[job.protocol](dataset, forecaster, job.seed)
+        result = protocols.PROTOCOLS[job.protocol](test, forecaster, job.seed)
         provenance: dict[str, Any] = describe_hardware(options.device) | {
             "seed": job.seed,
             "budget": job.budget,
             "data": data[job.data],
+            "test": data[job.test or job.data],
             "scoring_seconds": round(time.monotonic() - start, 1),
             "scoring_cpu_seconds": round(time.process_time() - cpu, 1),
         }

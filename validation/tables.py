@@ -17,7 +17,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-LYAPUNOV_LEADS = {"13": "1", "26": "2", "53": "4", "66": "5"}
+LYAPUNOV_LEADS = {2: "1", 3: "2", 5: "4", 6: "5"}
+"""Place of a lead among those of a curve: its Lyapunov times."""
+LENGTHS = {"ks": "L = 36: ", "ks64": "L = 64: "}
 FAMILIES = {"regression": "regression", "scoring": "scoring rule", "universal": "universal diffusion"}
 
 
@@ -37,9 +39,10 @@ def time_of(skill: dict[str, Any], kind: str) -> str:
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
-def curve(skill: dict[str, Any], name: str, lead: str, digits: int = 3) -> str:
-    value = skill["curves"].get(name, {}).get(lead)
-    return "" if value is None else f"{value:.{digits}f}"
+def curve(skill: dict[str, Any], name: str, place: int, digits: int = 3) -> str:
+    """The score `name` at the lead number `place` of those that are kept."""
+    values = [*skill["curves"].get(name, {}).values()]
+    return f"{values[place]:.{digits}f}" if place < len(values) else ""
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -49,12 +52,12 @@ def cost(record: dict[str, Any]) -> str:
 
 def title(record: dict[str, Any]) -> str:
     name, seed = record["job"].rsplit("-s", 1)
-    _, family, size = name.split("-", 2)
-    return f"{FAMILIES[family]}, {size}, seed {seed}"
+    system, family, size = name.split("-", 2)
+    return f"{LENGTHS[system]}{FAMILIES[family]}, {size}, seed {seed}"
 
 
 def forecasts() -> list[dict[str, Any]]:
-    return [record for record in results("ks-") if "skill" in record["result"]]
+    return [record for system in LENGTHS for record in results(f"{system}-") if "skill" in record["result"]]
 
 
 def ks_forecast() -> str:
@@ -66,10 +69,17 @@ def ks_forecast() -> str:
             [title(record), cost(record), time_of(skill, "member first"), time_of(skill, "mean first")]
             + [curve(skill, "crps", lead) or curve(skill, "mae_mean", lead) for lead in LYAPUNOV_LEADS]
         )
-    for record in results("ks-reference"):
-        for name, skill in record["result"]["rows"].items():
+    for system, length in LENGTHS.items():
+        for name, skill in [
+            row for record in results(f"{system}-reference") for row in record["result"]["rows"].items()
+        ]:
             rows.append(
-                [name.removeprefix("baseline:"), "", time_of(skill, "member first"), time_of(skill, "mean first")]
+                [
+                    length + name.removeprefix("baseline:"),
+                    "",
+                    time_of(skill, "member first"),
+                    time_of(skill, "mean first"),
+                ]
                 + [curve(skill, "crps", lead) for lead in LYAPUNOV_LEADS]
             )
     header = ["forecast", "CPU-minutes of training", "high-correlation time, first member", "ensemble mean"]
@@ -78,9 +88,9 @@ def ks_forecast() -> str:
 
 def ks_calibration() -> str:
     """Spread over error at some leads."""
-    leads = ["1", "4", "13", "26", "40", "53", "66"]
+    leads = ["1 step", "0.3 LT", "1 LT", "2 LT", "3 LT", "4 LT", "5 LT"]
     rows = [
-        [title(record)] + [curve(record["result"]["skill"], "spread_skill", lead, 2) for lead in leads]
+        [title(record)] + [curve(record["result"]["skill"], "spread_skill", place, 2) for place in range(len(leads))]
         for record in forecasts()
         if record["result"]["skill"]["members"] > 1
     ]
@@ -143,7 +153,7 @@ def ks_summary() -> str:
         blown = "" if kept is None else f"{kept['blown_up']} of {kept['cases']} in {kept['steps']} steps"
         rows.append([title(record), cost(record), time_of(record["result"]["skill"], "member first"), blown])
     header = [
-        "emulator of KS (L = 36)",
+        "emulator of the Kuramoto-Sivashinsky equation",
         "CPU-minutes",
         "first member stays above 0.8 correlation (Lyapunov times)",
         "blown up",
