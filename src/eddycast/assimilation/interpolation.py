@@ -26,6 +26,7 @@ from eddycast.conditions import Conditions
 from eddycast.errors import InputError
 from eddycast.grid import Axis
 from eddycast.noise import MemberNoise
+from eddycast.numerics.krylov import conjugate_gradients
 from eddycast.observations import Observations
 
 CANDIDATES = (0.5, 0.7, 1.4, 2.0)  # factors tried on each scale in turn
@@ -118,45 +119,31 @@ def interpolate(
     def product(v: Tensor) -> Tensor:
         return operator(prior.covariance(adjoint(v)[0])) + torch.where(mask, variance * v, torch.zeros_like(v))
 
-    solution = conjugate_gradient(product, residual, batch=len(lead) + 1, options=options)
+    solution = solve(product, residual, batch=len(lead) + 1, options=options)
     return state + prior.covariance(adjoint(solution)[0])
 
 
-def conjugate_gradient(
+def solve(
     product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, options: InterpolationOptions
 ) -> Tensor:
     """Solve product(u) = target, symmetric and positive definite, for each entry of the first `batch` axes by itself.
 
-    Raises: InputError when the residual has not fallen below the tolerance after the given number of steps.
+    Raises: InputError when the residual has not fallen below twice the tolerance after the given number of steps.
     """
+    shape = target.shape
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        total = (a * b).flatten(batch).sum(dim=-1)
-        return total.reshape(*total.shape, *(1,) * (a.ndim - batch))
+    def flat_product(u: Tensor) -> Tensor:
+        return product(u.reshape(shape)).flatten(batch).flatten(0, batch - 1)
 
-    u = torch.zeros_like(target)
-    residual, direction = target, target
-    square = dot(residual, residual)
-    goal = options.tolerance**2 * square
-    for _ in range(options.iterations):
-        active = square > goal
-        if not active.any():
-            return u
-        image = product(direction)
-        step = torch.where(active, square / dot(direction, image).clamp(min=1e-300), torch.zeros_like(square))
-        u = u + step * direction
-        residual = residual - step * image
-        new = dot(residual, residual)
-        direction = torch.where(active, residual + new / square.clamp(min=1e-300) * direction, direction)
-        square = torch.where(active, new, square)
-    if (square > goal).any():
-        worst = (square / goal.clamp(min=1e-300)).max().sqrt().item() * options.tolerance
+    b = target.flatten(batch).flatten(0, batch - 1)
+    u = conjugate_gradients(flat_product, b, iterations=options.iterations, tolerance=options.tolerance)
+    missed = (b - flat_product(u)).norm(dim=-1) / b.norm(dim=-1).clamp(min=1e-300)
+    if (missed > 2 * options.tolerance).any():
         raise InputError(
-            f"Interpolation did not converge in {options.iterations} iterations (residual {worst:.1e}): observations "
-            "of very small "
-            "noise are stiff; raise iterations or tolerance."
+            f"Interpolation did not converge in {options.iterations} iterations (residual {missed.max().item():.1e}): "
+            "observations of very small noise are stiff; raise iterations or tolerance."
         )
-    return u
+    return u.reshape(shape)
 
 
 def gaussian_prior(

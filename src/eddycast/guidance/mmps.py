@@ -9,8 +9,8 @@ from torch import Tensor
 
 from eddycast.diffusion.protocols import Denoiser, Schedule
 from eddycast.diffusion.schedules import scales
-from eddycast.guidance.krylov import conjugate_gradients, gmres
 from eddycast.guidance.likelihood import GaussianLikelihood, Linearisation, ToState, as_tuple, linearise
+from eddycast.numerics.krylov import conjugate_gradients, gmres
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Tensor maths: spectral operators, time steppers, Lyapunov exponents."""
+"""Tensor maths: spectral operators, time steppers, linear solvers, Lyapunov exponents."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eddycast.guidance.krylov import conjugate_gradients, gmres
+from eddycast.numerics.krylov import conjugate_gradients, gmres
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
