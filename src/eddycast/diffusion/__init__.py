@@ -1,37 +1,58 @@
-"""Diffusion: schedules, preconditioned denoisers and their loss, samplers."""
+"""Diffusion: schedules, time grids and laws, preconditioned denoisers and their loss, samplers."""
 
-from eddycast.diffusion.denoiser import (
-    KnownFramesDenoiser,
-    PreconditionedDenoiser,
-    denoising_loss,
-    marginal_std,
-    precondition,
-)
-from eddycast.diffusion.deterministic import AdamsBashforthSampler, DDIMSampler, HeunSampler
-from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.diffusion.adams_bashforth import AdamsBashforthSampler, NoiseAdamsBashforthSampler
+from eddycast.diffusion.denoiser import PreconditionedDenoiser, denoising_loss, marginal_std, precondition
+from eddycast.diffusion.deterministic import DDIMSampler, HeunSampler, exponential_integrator
+from eddycast.diffusion.dpm_solver import DPMSolverSampler, StochasticDPMSolverSampler
+from eddycast.diffusion.grids import GRIDS
+from eddycast.diffusion.langevin import STEP_LAWS, PredictorCorrectorSampler
+from eddycast.diffusion.protocols import Denoiser, InvertibleSchedule, Schedule
 from eddycast.diffusion.registry import SAMPLERS, make_sampler
 from eddycast.diffusion.sampling import Sampler, starting_noise
-from eddycast.diffusion.schedules import SCHEDULES, CosineSchedule, RectifiedSchedule
-from eddycast.diffusion.stochastic import AncestralSampler, PredictorCorrectorSampler
+from eddycast.diffusion.schedules import (
+    SCHEDULES,
+    CosineSchedule,
+    EDMSchedule,
+    PdediffCosineSchedule,
+    RectifiedSchedule,
+    SDACosineSchedule,
+    log_snr,
+    time_at_log_snr,
+)
+from eddycast.diffusion.stochastic import AncestralSampler, StochasticHeunSampler
+from eddycast.diffusion.time_laws import TIME_LAWS
 
 __all__ = [
+    "GRIDS",
     "SAMPLERS",
     "SCHEDULES",
+    "STEP_LAWS",
+    "TIME_LAWS",
     "AdamsBashforthSampler",
     "AncestralSampler",
     "CosineSchedule",
     "DDIMSampler",
+    "DPMSolverSampler",
     "Denoiser",
+    "EDMSchedule",
     "HeunSampler",
-    "KnownFramesDenoiser",
+    "InvertibleSchedule",
+    "NoiseAdamsBashforthSampler",
+    "PdediffCosineSchedule",
     "PreconditionedDenoiser",
     "PredictorCorrectorSampler",
     "RectifiedSchedule",
+    "SDACosineSchedule",
     "Sampler",
     "Schedule",
+    "StochasticDPMSolverSampler",
+    "StochasticHeunSampler",
     "denoising_loss",
+    "exponential_integrator",
+    "log_snr",
     "make_sampler",
     "marginal_std",
     "precondition",
     "starting_noise",
+    "time_at_log_snr",
 ]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.diffusion.protocols import Schedule
 from eddycast.diffusion.schedules import scales
 
 # F(x_in, c_noise): x_in (*batch, time, channel, *space) at unit variance, c_noise () or (*batch); shape of x_in.
@@ -66,36 +66,6 @@ class PreconditionedDenoiser:
         return c.c_skip * x_t + c.c_out * self.network(c.c_in * x_t, c.c_noise.reshape(time.shape))
 
 
-@dataclass(frozen=True)
-class KnownFramesDenoiser:
-    """Denoiser of a window some of whose entries are known.
-
-        x_in = where(known, s x / d, x_t),  D = where(known, x, D(x_in))
-
-    The scale s / d makes known entries enter the network as x / d, at any time. Overwriting both ends at each call
-    gives the known entries back (exactly, when the sampler goes to sigma = 0) and keeps multistep samplers clean.
-
-    Args:
-        denoiser: Denoiser of the window, trained with known entries at that scale (`denoising_loss`, `known`).
-        schedule: Its schedule.
-        known: Clean values, the shape of x_t; anything finite where unknown.
-        known_mask: True where known, broadcastable to x_t, such as (time, 1, 1) for frames of a 1-D field.
-        sigma_data: As for the denoiser.
-    """
-
-    denoiser: Denoiser
-    schedule: Schedule
-    known: Tensor
-    known_mask: Tensor
-    sigma_data: float = 1.0
-
-    def __call__(self, x_t: Tensor, time: Tensor) -> Tensor:
-        alpha, sigma = scales(self.schedule, time, x_t)
-        scale = marginal_std(alpha, sigma, sigma_data=self.sigma_data) / self.sigma_data
-        mean = self.denoiser(torch.where(self.known_mask, scale * self.known, x_t), time)
-        return torch.where(self.known_mask, self.known, mean)
-
-
 def denoising_loss(
     network: Network,
     schedule: Schedule,
@@ -116,7 +86,7 @@ def denoising_loss(
         schedule: Scales of x_t = alpha x + sigma noise.
         x: Data, (*batch, time, channel, *space).
         noise: Standard normal numbers, the shape of x.
-        time: Diffusion time of each sample, (*batch), usually uniform in [0, 1].
+        time: Diffusion time of each sample, (*batch), in [0, 1]; `time_laws` has the laws from which it is drawn.
         known: True where the network is shown the clean value (context), broadcastable to x, or None.
         counted: True where the error counts (frames to predict, valid points), broadcastable to x; None counts all,
             known entries included, as arXiv:2507.02608 does.

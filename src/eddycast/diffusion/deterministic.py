@@ -1,4 +1,4 @@
-"""Deterministic samplers of the probability flow: DDIM, Heun, Adams-Bashforth."""
+"""Deterministic one-step samplers of the probability flow: DDIM, under its other name too, and Heun."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from eddycast.diffusion.protocols import Denoiser, Schedule
-from eddycast.diffusion.sampling import NoiseSource, evaluate, interval_weights, plan_steps, velocity
+from eddycast.diffusion.sampling import (
+    NoiseSource,
+    clocks,
+    combine,
+    count_steps,
+    interval_weights,
+    plan_steps,
+    slope,
+)
 
 
 @dataclass(frozen=True)
@@ -17,33 +25,60 @@ class DDIMSampler:
 
         x_s = alpha_s D + sigma_s (x_t - alpha_t D) / sigma_t
 
-    The same map in velocity, noise or data form, and on the rectified schedule Euler's method in time. The last step
-    returns D.
+    The same map in velocity, noise or data form, and on the rectified schedule Euler's method in time; DPM-Solver++ of order 1,
+    the exponential integrator and Adams-Bashforth of order 1 are this map too. The last step returns D.
     Source: arXiv:2010.02502, eq. 12, eta = 0.
 
     Args:
         schedule: Scales of x_t.
-        num_steps: Equidistant steps in time.
-        times: Falling times that replace the equidistant grid; `num_steps` is then not read.
+        num_steps: Steps, spread by `grid`.
+        grid: A key of `GRIDS`: how the times are spread.
+        times: Falling times that replace the grid; `num_steps` and `grid` are then not read.
         to_clean: Let the last step go to sigma = 0.
     """
 
     schedule: Schedule
     num_steps: int = 64
+    grid: str = "linear"
     times: tuple[float, ...] | None = None
     to_clean: bool = True
 
     @property
     def num_evaluations(self) -> int:
-        return self.num_steps if self.times is None else len(self.times) - 1
+        return count_steps(self)
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
+        steps = plan_steps(self)
         x_t = x_1
-        for now, _, then in plan_steps(self.schedule, self.num_steps, self.times, self.to_clean):
-            mean = evaluate(denoiser, x_t, now.time)
-            x_t = then.alpha * mean + then.sigma / now.sigma * (x_t - now.alpha * mean)
+        for (now, _, then), time in zip(steps, clocks((step.now for step in steps), x_1), strict=True):
+            ratio = then.sigma / now.sigma
+            x_t = ddim_step(x_t, denoiser(x_t, time), then.alpha - ratio * now.alpha, ratio)
         return x_t
+
+
+def ddim_step(x_t: Tensor, mean: Tensor, of_mean: float, of_x: float) -> Tensor:
+    """of_mean D + of_x x_t; D itself, bit by bit, where the step goes to sigma = 0."""
+    return mean.to(x_t.dtype) if of_x == 0 and of_mean == 1 else combine(x_t, of_x, (of_mean, mean))
+
+
+def exponential_integrator(
+    schedule: Schedule,
+    num_steps: int = 64,
+    grid: str = "linear",
+    times: tuple[float, ...] | None = None,
+    to_clean: bool = False,
+) -> DDIMSampler:
+    """First order, 1 evaluation per step; DDIM by its other name, which stops at the schedule's own end.
+
+        x_s = r x_t + (sigma_s - r sigma_t) e,  r = alpha_s / alpha_t,  e = (x_t - alpha_t D) / sigma_t
+
+    Since x_t - sigma_t e = alpha_t D, this is alpha_s D + sigma_s e, the step of `DDIMSampler`, on every schedule and grid. What
+    is published under this name ends at time 0, where sigma_min is left in the result, hence the default of `to_clean`; with
+    True it is DDIM to the last bit.
+    Source: arXiv:2306.10574 and 2410.16415, predictor of both codes; arXiv:2204.13902, eq. 11.
+    """
+    return DDIMSampler(schedule, num_steps, grid, times, to_clean)
 
 
 @dataclass(frozen=True)
@@ -52,79 +87,31 @@ class HeunSampler:
 
     In the last step the second evaluation is at the schedule's own end, sigma_min, and the two-point rule reaches on to
     sigma = 0, so the order holds there too. Source: arXiv:2206.00364, algorithm 1, which steps in sigma and ends with
-    an Euler step.
+    an Euler step; that one is `StochasticHeunSampler` with churn = 0.
 
     Args: as for `DDIMSampler`.
     """
 
     schedule: Schedule
     num_steps: int = 16
+    grid: str = "linear"
     times: tuple[float, ...] | None = None
     to_clean: bool = True
 
     @property
     def num_evaluations(self) -> int:
-        return 2 * (self.num_steps if self.times is None else len(self.times) - 1)
+        return 2 * count_steps(self)
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
+        steps = plan_steps(self)
+        times = clocks((step.now for step in steps), x_1)
+        looks = clocks((step.look for step in steps), x_1)
         x_t = x_1
-        for now, look, then in plan_steps(self.schedule, self.num_steps, self.times, self.to_clean):
-            y = x_t / now.total
-            slope = velocity(denoiser, x_t, now)
-            slope_ahead = velocity(denoiser, look.total * (y + (look.u - now.u) * slope), look)
-            weight, weight_ahead = interval_weights((now.u, look.u), now.u, then.u)
-            x_t = then.total * (y + weight * slope + weight_ahead * slope_ahead)
-        return x_t
-
-
-@dataclass(frozen=True)
-class AdamsBashforthSampler:
-    """Multistep, 1 evaluation per step; Adams-Bashforth of order 1 to 3 on the velocity form ("vAB").
-
-        y_s = y_t + sum_j w_j v_j,  w from `interval_weights` over the last `order` values of u
-
-    For want of history it starts with orders 1, 2, ...; that one first-order step leaves an error of h^2, so order 3
-    shows as 2 in the end. `heun_start` spends one more evaluation on the first step and restores order 3: on a Gaussian
-    at 16 steps the error falls fivefold. Source: arXiv:2507.02608, section 3.3 (order 3, low-order start, noise form);
-    the velocity form is more accurate from the first steps.
-
-    Args: as for `DDIMSampler`, and
-        order: 1, 2 or 3.
-        heun_start: Make the first step one of Heun's, for one more evaluation; order 1 has no use for it.
-    """
-
-    schedule: Schedule
-    num_steps: int = 16
-    order: int = 3
-    heun_start: bool = True
-    times: tuple[float, ...] | None = None
-    to_clean: bool = True
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order}.")
-
-    @property
-    def num_evaluations(self) -> int:
-        num_steps = self.num_steps if self.times is None else len(self.times) - 1
-        return num_steps + (self.heun_start and self.order > 1)
-
-    @torch.no_grad()
-    def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
-        x_t = x_1
-        nodes: list[float] = []
-        slopes: list[Tensor] = []
-        for step, (now, look, then) in enumerate(plan_steps(self.schedule, self.num_steps, self.times, self.to_clean)):
-            y = x_t / now.total
-            nodes = [now.u, *nodes][: self.order]
-            slopes = [velocity(denoiser, x_t, now), *slopes][: self.order]
-            if step == 0 and self.heun_start and self.order > 1:
-                ahead = velocity(denoiser, look.total * (y + (look.u - now.u) * slopes[0]), look)
-                weights, used = interval_weights((now.u, look.u), now.u, then.u), [slopes[0], ahead]
-            else:
-                weights, used = interval_weights(nodes, now.u, then.u), slopes
-            for weight, slope in zip(weights, used, strict=True):
-                y = y + weight * slope
-            x_t = then.total * y
+        for (now, look, then), time, time_ahead in zip(steps, times, looks, strict=True):
+            here = slope(x_t, denoiser(x_t, time), now.total, now.sigma)
+            reach = combine(x_t, look.total / now.total, (look.total * (look.u - now.u), here))
+            ahead = slope(reach, denoiser(reach, time_ahead), look.total, look.sigma)
+            w_here, w_ahead = interval_weights((now.u, look.u), now.u, then.u)
+            x_t = combine(x_t, then.total / now.total, (then.total * w_here, here), (then.total * w_ahead, ahead))
         return x_t

@@ -1,18 +1,30 @@
-"""Noise schedules: time in [0, 1] to the scales of x_t = alpha x + sigma noise.
+"""Noise schedules: time in [0, 1] to the scales of x_t = alpha x + sigma noise, and back from the log SNR to time.
 
-Both keep alpha and sigma positive at either end, so that neither sigma / alpha at time 1 nor a division by sigma at
-time 0 breaks. Samplers step from the last time to sigma = 0 by themselves (see `sampling`).
+All keep alpha and sigma positive at either end, so that neither sigma / alpha at time 1 nor a division by sigma at
+time 0 breaks. Samplers step from the last time to sigma = 0 by themselves (see `sampling`). The log SNR is
+log(alpha^2 / sigma^2), twice the lambda = log(alpha / sigma) of the DPM-Solver papers; it falls with time.
+
+Three schedules are called cosine in the literature. They differ in what the cosine is, hence in the noise that a time means:
+
+    name               alpha          sigma^2                   alpha at time 1   sigma at time 0
+    "cosine"           cos(angle)     1 - alpha^2               alpha_min         sigma_min
+    "cosine-pdediff"   cos(w t)       1 - alpha^2 + eta^2       sqrt(eta)         eta
+    "cosine-sda"       cos(w t)^2     1 - alpha^2 + eta^2       eta               eta
+
+with w = acos(sqrt(eta)). Networks that are told the time, and guidance strengths that are tuned against sigma / alpha, do
+not carry over from one to another.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eddycast.diffusion.protocols import Schedule
+from eddycast.diffusion.protocols import InvertibleSchedule, Schedule
 
 
 def _check_ends(alpha_min: float, sigma_min: float) -> None:
@@ -20,6 +32,14 @@ def _check_ends(alpha_min: float, sigma_min: float) -> None:
         raise ValueError(
             f"alpha_min and sigma_min must lie in (0, 0.5), got {alpha_min} and {sigma_min}: they keep the ends of the "
             "schedule away from a division by zero; 1e-3 is a good value."
+        )
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 < eta < 0.5:
+        raise ValueError(
+            f"eta must lie in (0, 0.5), got {eta}: it keeps the ends of the schedule away from a division by zero; "
+            "published is 1e-3."
         )
 
 
@@ -41,12 +61,16 @@ class RectifiedSchedule:
         span = 1 - self.alpha_min - self.sigma_min
         return self.alpha_min + span * (1 - time), self.sigma_min + span * time
 
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return (torch.sigmoid(-log_snr / 2) - self.sigma_min) / (1 - self.alpha_min - self.sigma_min)
+
 
 @dataclass(frozen=True)
 class CosineSchedule:
     """Variance preserving: alpha = cos(a), sigma = sin(a), with an angle a linear in time.
 
-    The angle goes from asin(sigma_min) to acos(alpha_min); alpha^2 + sigma^2 = 1 at every time.
+    The angle goes from asin(sigma_min) to acos(alpha_min); alpha^2 + sigma^2 = 1 at every time. Our own ends; for those of
+    published models see `PdediffCosineSchedule` and `SDACosineSchedule`.
     Source: arXiv:2102.09672, 2202.00512.
     """
 
@@ -56,20 +80,154 @@ class CosineSchedule:
     def __post_init__(self) -> None:
         _check_ends(self.alpha_min, self.sigma_min)
 
+    def _ends(self) -> tuple[float, float]:
+        return math.asin(self.sigma_min), math.acos(self.alpha_min)
+
     def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
-        start, stop = math.asin(self.sigma_min), math.acos(self.alpha_min)
+        start, stop = self._ends()
         angle = start + (stop - start) * time
         return torch.cos(angle), torch.sin(angle)
 
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        start, stop = self._ends()
+        return (torch.atan(torch.exp(-log_snr / 2)) - start) / (stop - start)
 
-SCHEDULES: dict[str, type[RectifiedSchedule] | type[CosineSchedule]] = {
+
+@dataclass(frozen=True)
+class PdediffCosineSchedule:
+    """Cosine of conditional diffusion for PDEs: alpha = cos(w t), sigma^2 = 1 - alpha^2 + eta^2, w = acos(sqrt(eta)).
+
+    alpha runs from 1 to sqrt(eta) = 0.032, sigma from eta = 1e-3 to 1: at time 1 a trace of the data is left, while the
+    published models start from N(0, 1) all the same, as `starting_noise` does (to 5e-7). sigma^2 + alpha^2 = 1 + eta^2; the
+    DPM-Solver of the published code leaves out that eta^2.
+    Source: arXiv:2410.16415 and its code (`pdediff/sde.py`, "cos", where alpha of the code is our alpha^2).
+    """
+
+    eta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_eta(self.eta)
+
+    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        angle = math.acos(math.sqrt(self.eta)) * time
+        # sin^2, not 1 - cos^2: in single precision the difference would lose sigma near time 0.
+        return torch.cos(angle), torch.sqrt(torch.sin(angle) ** 2 + self.eta**2)
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        alpha, rest = _invert_total(log_snr, self.eta)
+        return torch.atan2(torch.sqrt(rest), alpha) / math.acos(math.sqrt(self.eta))
+
+
+@dataclass(frozen=True)
+class SDACosineSchedule:
+    """Cosine of score-based data assimilation: alpha = cos(w t)^2, sigma^2 = 1 - alpha^2 + eta^2, w = acos(sqrt(eta)).
+
+    alpha runs from 1 to eta = 1e-3, sigma from eta to 1: at the same time it is noisier than `PdediffCosineSchedule`.
+    Source: arXiv:2306.10574 and its code (`sda/score.py`, "cos").
+    """
+
+    eta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_eta(self.eta)
+
+    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        angle = math.acos(math.sqrt(self.eta)) * time
+        alpha = torch.cos(angle) ** 2
+        return alpha, torch.sqrt(torch.sin(angle) ** 2 * (1 + alpha) + self.eta**2)  # sin^2 (1 + cos^2) = 1 - cos^4
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        alpha, rest = _invert_total(log_snr, self.eta)
+        return torch.atan2(torch.sqrt(rest / (1 + alpha)), torch.sqrt(alpha)) / math.acos(math.sqrt(self.eta))
+
+
+def _invert_total(log_snr: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """alpha and 1 - alpha^2 at a log SNR where alpha^2 + sigma^2 = 1 + eta^2, without loss of digits near alpha = 1."""
+    signal, noise = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)
+    return torch.sqrt((1 + eta**2) * signal), (noise - eta**2 * signal).clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class EDMSchedule:
+    """Variance exploding: alpha = 1, sigma^(1/rho) linear in time from sigma_min to sigma_max.
+
+        sigma(t) = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
+
+    Equidistant times are the published sampling grid; with large rho the steps shorten towards clean data. States at time 1
+    are of the size of sigma_max. Published data had standard deviation 0.5, ours 1: the same sigma means less noise here.
+    Source: arXiv:2206.00364, eq. 5 and table 1.
+
+    Args:
+        sigma_min, sigma_max: Noise at times 0 and 1.
+        rho: Exponent, 1 or more; 1 makes sigma linear in time.
+    """
+
+    sigma_min: float = 2e-3
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max < math.inf and 1 <= self.rho < math.inf):
+            raise ValueError(
+                f"0 < sigma_min < sigma_max and rho >= 1 are needed, got sigma_min = {self.sigma_min}, sigma_max = "
+                f"{self.sigma_max} and rho = {self.rho}: sigma_min = 0 would lead to a division by zero."
+            )
+
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        start, stop = self._ends()
+        return torch.ones_like(time), (start + (stop - start) * time) ** self.rho
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        start, stop = self._ends()
+        return (torch.exp(-log_snr / (2 * self.rho)) - start) / (stop - start)
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "rectified": RectifiedSchedule,
     "cosine": CosineSchedule,
+    "cosine-pdediff": PdediffCosineSchedule,
+    "cosine-sda": SDACosineSchedule,
+    "edm": EDMSchedule,
 }
 
 
 def scales(schedule: Schedule, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma at `time`, () or (*batch), shaped to multiply `like` (*batch, ...)."""
-    shape = (*time.shape, *(1,) * (like.ndim - time.ndim))
     alpha, sigma = schedule(time)
+    if time.ndim == 0:
+        return alpha, sigma
+    shape = (*time.shape, *(1,) * (like.ndim - time.ndim))
     return alpha.reshape(shape), sigma.reshape(shape)
+
+
+def log_snr(schedule: Schedule, time: Tensor) -> Tensor:
+    """log(alpha^2 / sigma^2) at `time`, of the same shape; falls with time."""
+    alpha, sigma = schedule(time)
+    return 2 * (torch.log(alpha) - torch.log(sigma))
+
+
+def time_at_log_snr(schedule: Schedule, values: Tensor) -> Tensor:
+    """Times in [0, 1] at which the log SNR has these values; beyond the schedule's ends, the ends themselves.
+
+    Analytic, in the dtype of `values`, where the schedule has `time_at` (`InvertibleSchedule`). For any other schedule by
+    bisection in float64 on the CPU, to the last digit wherever the log SNR falls with time; the result then returns to the
+    dtype and device of `values`.
+
+    Args:
+        values: Any shape; infinite values are allowed.
+
+    Returns: times, the shape of values.
+    """
+    if isinstance(schedule, InvertibleSchedule):
+        return schedule.time_at(values).clamp(0.0, 1.0)
+    wanted = values.detach().to("cpu", torch.float64)
+    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+    wanted = wanted.clamp(log_snr(schedule, high), log_snr(schedule, low))
+    for _ in range(60):
+        middle = (low + high) / 2
+        noisier = log_snr(schedule, middle) < wanted
+        low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+    return ((low + high) / 2).to(values)
