@@ -103,7 +103,7 @@ class SeasonalNetwork(nn.Module):
         lead = scalars[:, 0] * self.model[0].config.horizon
         increment = conditions.parameters[:, 0] * (season(conditions.time + lead) - season(conditions.time))
         scaled = increment[:, None] / scale_at(self.model[0].scales, lead)
-        return scaled[(...,) + (None,) * (inputs.ndim - 2)].expand(-1, -1, *inputs.shape[2:])
+        return scaled[:, None][(...,) + (None,) * (inputs.ndim - 3)].expand(-1, -1, -1, *inputs.shape[3:])
 
 
 def seasonal_states(batch: Conditions, start: Tensor, frames: int) -> Tensor:
@@ -139,17 +139,16 @@ class GaussianNetwork(nn.Module):
         self.times: list[Tensor] = []
 
     def forward(self, inputs: Tensor, conditions: Conditions, scalars: Tensor) -> Tensor:
-        frames = self.model[0].config.frames
         self.times.append(conditions.time)
-        x, masks = inputs[:, :frames], scalars[:, 1:] > 0.5
-        assert torch.equal(inputs[:, frames:], scalars[:, 1:, None].expand_as(inputs[:, frames:])), "planes and bits"
+        x, planes, masks = inputs[:, :, 0], inputs[:, :, 1], scalars[:, 1:] > 0.5
+        assert torch.equal(planes, scalars[:, 1:, None].expand_as(planes)), "planes and bits"
         result = torch.zeros_like(x)
         for mask in masks.unique(dim=0):
             rows = (masks == mask).all(dim=1)
             if mask.all():
                 continue
             result[rows] = self._one_mask(x[rows], mask, scalars[rows, 0])
-        return self.factor * result
+        return self.factor * result[:, :, None]
 
     def _one_mask(self, x: Tensor, known: Tensor, c_noise: Tensor) -> Tensor:
         ratio = torch.exp(4 * c_noise)[:, None, None]

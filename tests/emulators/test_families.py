@@ -154,7 +154,10 @@ def test_prepared_scale_is_that_of_the_data(family):
 
 def test_conditions_reach_the_backbone_in_the_stated_order():
     shape = ModelShape(1, (True,), parameter_mean=(2.0, 0.0), parameter_std=(0.5, 4.0), cyclic=True, static=2)
-    network = ConditionedNetwork(TINY, shape, in_channels=3, out_channels=1, num_scalars=1)
+    network = ConditionedNetwork(
+        TINY, shape, in_frames=5, out_frames=1, in_channels=3, out_channels=1, num_scalars=1, shared_channels=1
+    )
+    assert network.backbone.stem.conv.in_channels == 5 * 2 + 1 + 2, "what is the same in all frames is seen once"
     seen = {}
 
     class Recorder(nn.Module):
@@ -166,13 +169,13 @@ def test_conditions_reach_the_backbone_in_the_stated_order():
     grid, valid, static = ring(4), torch.tensor([True, True, False, True]), normal(1, 4).float()
     parameters, time = torch.tensor([[2.5, 8.0], [2.0, -4.0]]), torch.tensor([3.0, 12.0])
     here = Conditions(grid, 1.0, parameters, time, cycle=12.0, static=static, valid=valid)
-    x = normal(2, 3, 4).float()
+    x = normal(2, 5, 3, 4).float()
     network(x, here, torch.tensor([[0.25], [0.75]]))
     exact = torch.tensor([[0.25, 1.0, 2.0, 0.0, 1.0], [0.75, 0.0, -1.0, 1.0, 0.0]])
     assert torch.allclose(seen["scalars"], exact, atol=1e-6)
-    assert torch.equal(seen["x"][:, :3], x)
-    assert torch.equal(seen["x"][:, 3], static.expand(2, 4))
-    assert torch.equal(seen["x"][:, 4], valid.float().expand(2, 4))
+    assert torch.equal(seen["x"][:, :, :3], x)
+    assert torch.equal(seen["x"][:, :, 3], static.expand(2, 5, 4))
+    assert torch.equal(seen["x"][:, :, 4], valid.float().expand(2, 5, 4))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

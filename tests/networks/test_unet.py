@@ -21,9 +21,26 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+class OneFrame(nn.Module):
+    """A network of one frame in and out without its time axis: (batch, channel, *space) both ways."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
+        return self.net(x[:, None], scalars)[:, 0]
+
+
+def build(config: UNetConfig, periodic: tuple[bool, ...], *, channels: int, scalars: int) -> OneFrame:
+    frames = {"in_frames": 1, "out_frames": 1}
+    sizes = {"in_channels": channels, "out_channels": 3, "num_scalars": scalars}
+    return OneFrame(build_network(config, **frames, **sizes, periodic=periodic))
+
+
 def make(config: UNetConfig, periodic: tuple[bool, ...], *, scalars: int = 2, channels: int = 2) -> nn.Module:
     """A U-Net in float64 all of whose weights are set, the zero-initialised ones included."""
-    net = build_network(config, in_channels=channels, out_channels=3, num_scalars=scalars, periodic=periodic).double()
+    net = build(config, periodic, channels=channels, scalars=scalars).double()
     with torch.no_grad():
         for number, weight in enumerate(net.parameters()):
             weight.copy_(0.3 * normal(*weight.shape, seed=number))
@@ -87,7 +104,7 @@ def test_even_kernel_and_four_dimensions_are_refused():
     with pytest.raises(ValueError, match="odd"):
         PaddedConv(1, 1, 4, (True,))
     with pytest.raises(ValueError, match="1 to 3 space axes, got 4"):
-        UNet(SMALL, in_channels=1, out_channels=1, num_scalars=1, periodic=(True,) * 4)
+        UNet(SMALL, in_frames=1, out_frames=1, in_channels=1, out_channels=1, num_scalars=1, periodic=(True,) * 4)
 
 
 def test_resize_doubles_blocks_and_takes_odd_sizes():
@@ -145,7 +162,7 @@ def test_impulse_at_an_edge_stays_on_its_side_of_a_bounded_axis():
 
 
 def test_untrained_network_predicts_zero():
-    net = build_network(SMALL, in_channels=2, out_channels=3, num_scalars=1, periodic=(True,))
+    net = build(SMALL, (True,), channels=2, scalars=1)
     assert torch.equal(net(torch.randn(2, 2, 8), torch.zeros(2, 1)), torch.zeros(2, 3, 8))
 
 
@@ -184,7 +201,9 @@ def test_config_sets_the_size():
     def count(**changes) -> int:
         with torch.device("meta"):
             config = UNetConfig(**{"channels": (8, 8), "blocks": 1, "kernel": 3, "embedding": 8, **changes})
-            net = UNet(config, in_channels=1, out_channels=1, num_scalars=1, periodic=(True,))
+            net = UNet(
+                config, in_frames=1, out_frames=1, in_channels=1, out_channels=1, num_scalars=1, periodic=(True,)
+            )
         return sum(weight.numel() for weight in net.parameters())
 
     base = count()

@@ -14,6 +14,7 @@ import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
 from eddycast import __version__
+from eddycast.api.shares import shared_advance
 from eddycast.data import Dataset, Initial, read, statistics
 from eddycast.data import to_xarray as label
 from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, SolverModel
@@ -27,7 +28,7 @@ BASELINES = {
     "persistence": "the last state, for ever",
     "climatology": "states of the training data, from the same time of the year where there is one",
 }
-SAMPLING = {"scoring": ("noise_scale",), "universal": ("context", "overlap", "sampler", "num_steps")}
+SAMPLING = {"scoring": ("noise_scale",), "universal": ("context", "overlap", "sampler", "num_steps", "grid", "sampler_options")}
 """Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
 """States of the training data that the climatology draws from."""
@@ -46,10 +47,12 @@ class Forecaster:
     Args:
         name: As the user called it.
         run: The trained run; None for solvers and baselines, which are made to fit the data.
+        device: Where a solver computes; a run computes where its weights are, baselines on the CPU.
     """
 
     name: str
     run: Run | None = None
+    device: str = "cpu"
 
     @property
     def path(self) -> Path | None:
@@ -75,7 +78,7 @@ class Forecaster:
             return configured(self.run.emulator, given)
         kind, _, name = self.name.partition(":")
         if kind == "system":
-            return solver(name, dataset, given)
+            return replace(solver(name, dataset, given), place=self.device)
         _refuse(given, ())
         if name == "persistence":
             return Emulator(Persistence(), IdentitySpace())
@@ -96,6 +99,9 @@ class Forecaster:
         progress: Any = None,
     ) -> xr.Dataset:
         """Ensemble forecast as a data set (init, member, lead_time, *space).
+
+        Processes that have joined (`distributed.process_group`) all call it and share the members and cases; the first gets the
+        forecast, the others an empty data set.
 
         Args:
             initial: Where it starts, `data.initial("test")`.
@@ -123,9 +129,17 @@ class Forecaster:
             changed[..., column] = value
             conditions = replace(conditions, parameters=changed)
         lead_steps = self._lead_steps(dataset, steps, leads)
-        states = emulator.forecast(
-            start.context(emulator.context), conditions, lead_steps, members=members, seed=seed, progress=progress
+        context = start.context(emulator.context)
+        states = shared_advance(
+            emulator,
+            context.expand(members, *context.shape),
+            conditions.expand(members),
+            lead_steps,
+            noise=MemberNoise.grid(seed, len(context), members),
+            progress=progress,
         )
+        if states is None:
+            return xr.Dataset()
         return label(states, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
 
     def forecast_from(
@@ -140,7 +154,7 @@ class Forecaster:
         overrides: Mapping[str, Any] | None = None,
         progress: Any = None,
     ) -> xr.Dataset:
-        """Forecast that goes on from the last frames of an analysis (or forecast), member by member.
+        """Forecast that goes on from the last frames of an analysis (or forecast), member by member; shared as `forecast` is.
 
         Args:
             analysis: Ensemble of states (init, member, lead_time, *space); the last ones, as many as the context, at steps in a row.
@@ -172,9 +186,16 @@ class Forecaster:
         start = Initial(dataset, numbers, last, ())
         lead_steps = self._lead_steps(dataset, steps, leads)
         noise = MemberNoise.grid(seed, len(numbers), members)
-        forecast = emulator.advance(
-            states[:members], start.conditions().expand(members), lead_steps, noise=noise, progress=progress
+        forecast = shared_advance(
+            emulator,
+            states[:members],
+            start.conditions().expand(members),
+            lead_steps,
+            noise=noise,
+            progress=progress,
         )
+        if forecast is None:
+            return xr.Dataset()
         return label(forecast, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
 
     def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:
@@ -246,7 +267,7 @@ def load(run: str | Path | Forecaster, *, device: str = "cpu") -> Forecaster:
     name = str(run)
     kind, colon, what = name.partition(":")
     if colon and kind == "system":
-        return Forecaster(f"system:{get_system(what).info.name}")
+        return Forecaster(f"system:{get_system(what).info.name}", device=device)
     if colon and kind == "baseline":
         if what not in BASELINES:
             raise InputError(f"There is no baseline {what!r}: known are {', '.join(BASELINES)}.")

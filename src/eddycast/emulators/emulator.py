@@ -32,6 +32,7 @@ class Emulator:
         hook: Re-imposes boundary values on every member after each window.
         chunk: Members (times cases) in one pass. Results are bitwise the same in any run at a fixed chunk, and agree to rounding
             between chunks; it bounds the memory of the network.
+        place: Device of a model without weights, such as the solver; None for the CPU.
     """
 
     model: WindowModel
@@ -39,6 +40,7 @@ class Emulator:
     guard: SpectralGuard | None = None
     hook: StateHook | None = None
     chunk: int = 256
+    place: torch.device | str | None = None
 
     @property
     def context(self) -> int:
@@ -46,11 +48,11 @@ class Emulator:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model's weights; the CPU for models without."""
+        """Device of the model's weights; `place` for models without."""
         if isinstance(self.model, nn.Module):
             for parameter in self.model.parameters():
                 return parameter.device
-        return torch.device("cpu")
+        return torch.device("cpu" if self.place is None else self.place)
 
     def without_guard(self) -> Emulator:
         return replace(self, guard=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,36 +31,45 @@ class ModelShape:
     static: int = 0
 
 
-class Backbone(Protocol):
-    """(batch, in_channels, *space) and scalars (batch, num_scalars) to (batch, out_channels, *space)."""
-
-    def __call__(self, x: Tensor, scalars: Tensor) -> Tensor: ...
-
-
 class ConditionedNetwork(nn.Module):
-    """Backbone with parameters, season and static fields of `Conditions` beside the channels and scalars of the caller.
+    """Network with parameters, season and static fields of `Conditions` beside the channels and scalars of the caller.
 
     Scalars are, in this order: those of the caller, parameters standardised with training statistics, cosine and sine of the phase of the
-    cycle at the origin of the conditions. Static fields and the mask of valid points are added as channels. The output is 0 at points
-    that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
+    cycle at the origin of the conditions. Static fields and the mask of valid points are added to each frame as channels. The output is 0
+    at points that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
+
+    Args:
+        in_frames, out_frames, in_channels, out_channels, num_scalars, shared_channels: As in `networks.Network`, without what the
+            conditions add.
     """
 
     def __init__(
-        self, config: NetworkConfig, shape: ModelShape, *, in_channels: int, out_channels: int, num_scalars: int
+        self,
+        config: NetworkConfig,
+        shape: ModelShape,
+        *,
+        in_frames: int,
+        out_frames: int,
+        in_channels: int,
+        out_channels: int,
+        num_scalars: int,
+        shared_channels: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape
-        scalars = num_scalars + len(shape.parameter_mean) + 2 * shape.cyclic
         self.backbone = build_network(
             config,
+            in_frames=in_frames,
+            out_frames=out_frames,
             in_channels=in_channels + shape.static,
             out_channels=out_channels,
-            num_scalars=scalars,
+            num_scalars=num_scalars + len(shape.parameter_mean) + 2 * shape.cyclic,
             periodic=shape.periodic,
+            shared_channels=shared_channels + shape.static,
         )
 
     def forward(self, x: Tensor, conditions: Conditions, scalars: Tensor) -> Tensor:
-        """Channels (batch, in_channels, *space), scalars (batch, num_scalars) -> (batch, out_channels, *space)."""
+        """Frames (batch, in_frames, in_channels, *space), scalars (batch, num_scalars) -> (batch, out_frames, out_channels, *space)."""
         known = [scalars]
         if self.shape.parameter_mean:
             mean = x.new_tensor(self.shape.parameter_mean)
@@ -74,7 +82,7 @@ class ConditionedNetwork(nn.Module):
             known += [angle.cos(), angle.sin()]
         fields = static_channels(conditions)
         if fields is not None:
-            x = torch.cat([x, fields.to(x).expand(len(x), *fields.shape)], dim=1)
+            x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape)], dim=2)
         out = self.backbone(x, torch.cat(known, dim=1))
         return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)
 

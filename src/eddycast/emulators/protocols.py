@@ -104,11 +104,33 @@ class Diffusing(Protocol):
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Windows of the training data in model space: x (batch, time, channel, *space), origin at the first frame."""
+    """Windows of the training data in model space: x (batch, time, channel, *space), origin at the first frame.
+
+    Where processes or passes share the batch of one step, this is a part of it. An objective then draws for the whole batch
+    (`size` windows), in the same order in every part, and keeps its `own` numbers: the parts together see what one pass would see.
+    Its loss is a mean over windows, so that the means of the parts, weighted by their windows, give that of the whole.
+
+    Args:
+        x, conditions: The windows of this part.
+        generator: At the same state for every part.
+        first: Place of x[0] in the whole batch.
+        whole: Windows of the whole batch; None when this is all of it.
+    """
 
     x: Tensor
     conditions: Conditions
     generator: torch.Generator
+    first: int = 0
+    whole: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Windows of the whole batch, for which an objective draws."""
+        return len(self.x) if self.whole is None else self.whole
+
+    def own(self, drawn: Tensor, dim: int = 0) -> Tensor:
+        """This part of numbers that were drawn for the whole batch, whose windows lie along `dim`."""
+        return drawn.narrow(dim, self.first, len(self.x))
 
 
 @dataclass(frozen=True)
@@ -118,8 +140,8 @@ class Stage:
     Args:
         name: As in `--stage`.
         frames: States of a training window.
-        module: Whose parameters are trained.
-        objective: Batch -> scalar loss.
+        module: Whose parameters are trained; the loss depends on every one of them.
+        objective: Batch -> scalar loss, a mean over windows.
         share: Part of the training budget, relative to the other stages.
         learning_rate: Peak learning rate, relative to that of the training settings.
     """

@@ -50,7 +50,9 @@ class Regression(nn.Module):
         self.network = ConditionedNetwork(
             config.network,
             shape,
-            in_channels=config.context * shape.channels,
+            in_frames=config.context,
+            out_frames=1,
+            in_channels=shape.channels,
             out_channels=shape.channels,
             num_scalars=1,
         )
@@ -78,7 +80,7 @@ class Regression(nn.Module):
 
     def normalised_increment(self, context: Tensor, conditions: Conditions, lead: Tensor) -> Tensor:
         """F of the class: context (batch, time, channel, *space), lead (batch,) -> (batch, channel, *space)."""
-        return self.network(context.flatten(1, 2), conditions, lead[:, None] / self.config.horizon)
+        return self.network(context, conditions, lead[:, None] / self.config.horizon)[:, 0]
 
     def predict(self, context: Tensor, conditions: Conditions, leads: Tensor) -> Tensor:
         """States (batch, lead, channel, *space) at the given lead times (lead,) after the last state of the context."""
@@ -120,7 +122,8 @@ class Regression(nn.Module):
         if self.config.horizon == 1:
             lead = torch.ones(len(x), dtype=torch.long, device=x.device)
         else:
-            lead = torch.randint(1, self.config.horizon + 1, (len(x),), generator=generator, device=x.device)
+            lead = torch.randint(1, self.config.horizon + 1, (batch.size,), generator=generator, device=x.device)
+            lead = batch.own(lead)
         target = x[torch.arange(len(x), device=x.device), self.context - 1 + lead]
         conditions = batch.conditions.shifted(self.context - 1)
         spread = (...,) + (None,) * (x.ndim - 3)

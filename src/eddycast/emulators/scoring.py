@@ -29,7 +29,7 @@ class ScoringConfig:
         horizon: Longest lead time of one pass, in steps, as in `RegressionConfig`.
         members: Members drawn per case in training, at least 2.
         fairness: Weight of the fair CRPS against the one that counts the ensemble as it is; 1 is fair.
-        noise_channels: White-noise fields that the network sees beside the context.
+        noise_channels: White-noise fields that the network sees beside the context, the same with every state of it.
         gain: Gain of the noise at the start. Small, the ensemble begins narrow, at the deterministic forecast, and widens slowly
             as the score asks for it; near 1 it finds its spread within some hundred steps.
         noise_scale: Factor on the noise in use, not in training: the width of the ensemble, set on the validation split.
@@ -77,9 +77,12 @@ class ScoringRule(nn.Module):
         self.network = ConditionedNetwork(
             config.network,
             shape,
-            in_channels=config.context * shape.channels + config.noise_channels,
+            in_frames=config.context,
+            out_frames=1,
+            in_channels=shape.channels + config.noise_channels,
             out_channels=shape.channels,
             num_scalars=1,
+            shared_channels=config.noise_channels,
         )
         self.gain = nn.Parameter(torch.full((config.noise_channels,), config.gain))
         self.register_buffer("scales", torch.ones(config.horizon, shape.channels))
@@ -124,11 +127,12 @@ class ScoringRule(nn.Module):
         gain = self.gain[(...,) + (None,) * (noise.ndim - 2)]
         base = self._base(context)
         seen = context if self.config.base == "last" else context - base
-        inputs = torch.cat([seen.flatten(1, 2), gain * noise], dim=1)
+        fields = (gain * noise)[:, None].expand(-1, context.shape[1], *noise.shape[1:])
+        inputs = torch.cat([seen, fields], dim=2)
         scalars = (leads.to(context) / self.config.horizon).unbind()
         increments = [self.network(inputs, conditions, scalar.expand(batch, 1)) for scalar in scalars]
         scale = scale_at(self.scales, leads.to(context.device))
-        return base + torch.stack(increments, dim=1) * scale[spread]
+        return base + torch.cat(increments, dim=1) * scale[spread]
 
     def advance(
         self,
@@ -168,8 +172,9 @@ class ScoringRule(nn.Module):
 
     def _fields(self, batch: TrainingBatch, copies: int) -> Tensor:
         x = batch.x
-        shape = (copies * len(x), self.config.noise_channels, *x.shape[3:])
-        return torch.randn(shape, generator=batch.generator, device=x.device, dtype=x.dtype)
+        shape = (copies, batch.size, self.config.noise_channels, *x.shape[3:])
+        drawn = torch.randn(shape, generator=batch.generator, device=x.device, dtype=x.dtype)
+        return batch.own(drawn, dim=1).flatten(0, 1)
 
     def _leads(self, batch: TrainingBatch) -> Tensor:
         """One lead for the whole batch: all leads share the network, and a batch is one pass."""

@@ -17,7 +17,8 @@ class SolverModel:
     Args:
         system: What to integrate.
         perturbation: Size of the error of the initial state relative to its own standard deviation over space; white noise on the
-            grid, drawn for every member at the first window. 0 starts all members from the truth.
+            grid, drawn for every member at the first window. 0 starts all members from the truth. On a grid of one point: relative
+            to the root mean square of the state's fields.
         inner_dt: Largest inner step; default the system's.
     """
 
@@ -49,8 +50,11 @@ class SolverModel:
         if window == 0 and self.perturbation > 0:
             kick = noise.draw(start.shape[1:], key=(0, 0, "perturbation"), dtype=start.dtype, device=start.device)
             space = tuple(range(-len(conditions.grid.axes), 0))
-            scale = start.std(dim=space, keepdim=True)
-            start = start + self.perturbation * scale * (kick - kick.mean(dim=space, keepdim=True))
+            if conditions.grid.num_points > 1:
+                scale, kick = start.std(dim=space, keepdim=True), kick - kick.mean(dim=space, keepdim=True)
+            else:
+                scale = start.square().mean(dim=1, keepdim=True).sqrt()
+            start = start + self.perturbation * scale * kick
         new = ~known_mask
         times = (lead_times[new] - lead_times[last]) * conditions.dt
         parameters = conditions.parameters.to(torch.float64)

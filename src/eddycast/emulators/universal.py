@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.diffusion import SAMPLERS, SCHEDULES, PreconditionedDenoiser, denoising_loss, make_sampler, starting_noise
+from eddycast.diffusion import (
+    SCHEDULES,
+    TIME_LAWS,
+    PreconditionedDenoiser,
+    Sampler,
+    denoising_loss,
+    make_sampler,
+    starting_noise,
+)
 from eddycast.emulators.increments import increment_scale
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.protocols import Guide, OpenWindow, Stage, TrainingBatch
@@ -29,8 +37,11 @@ class UniversalConfig:
         unconditional, forecast, scattered: Probabilities of training masks: nothing known; exactly `context` first states known;
             each state known or not by the toss of a coin. The rest knows the first C states, C uniform in 1 ... W - 1.
         schedule: Noise schedule, a key of `diffusion.SCHEDULES`.
+        time_law: Diffusion times in training, a key of `diffusion.TIME_LAWS`.
         sampler: A key of `diffusion.SAMPLERS`.
         num_steps: Steps of the sampler in a forecast.
+        grid: How its steps are spread, a key of `diffusion.GRIDS`; None for the sampler's own.
+        sampler_options: Its further settings, such as {"eta": 0.5}.
         network: The backbone.
     """
 
@@ -41,16 +52,21 @@ class UniversalConfig:
     unconditional: float = 0.15
     forecast: float = 0.5
     scattered: float = 0.1
-    schedule: Literal["rectified", "cosine"] = "rectified"
+    schedule: str = "rectified"
+    time_law: str = "uniform"
     sampler: str = "ancestral"
     num_steps: int = 16
+    grid: str | None = None
+    sampler_options: dict[str, Any] = field(default_factory=dict)
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}.")
+        for name, known in (("schedule", SCHEDULES), ("time_law", TIME_LAWS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+        self.make_sampler()
         if not (1 <= self.context < self.frames and 1 <= self.overlap < self.frames):
             raise ValueError(
                 f"context and overlap must lie in 1 ... frames - 1 = {self.frames - 1}, got {self.context} and {self.overlap}."
@@ -58,6 +74,11 @@ class UniversalConfig:
         shares = (self.unconditional, self.forecast, self.scattered)
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(f"unconditional, forecast and scattered are shares of at most 1 in all, got {shares}.")
+
+    def make_sampler(self) -> Sampler:
+        """The sampler of a forecast. Raises: InputError for a name, a grid or an option that does not exist."""
+        schedule = SCHEDULES[self.schedule]()
+        return make_sampler(self.sampler, schedule, self.num_steps, self.grid, **self.sampler_options)
 
 
 class UniversalDiffusion(nn.Module):
@@ -67,7 +88,7 @@ class UniversalDiffusion(nn.Module):
 
         w = (x - base) / scale,   base: the nearest known state (0 when none is),   scale: rms change over that many steps,
 
-    of unit variance at any dt and mask, so that one schedule fits all. Known states enter the network clean, with a mask.
+    of unit variance at any dt and mask, so that one schedule fits all. Known states enter the network clean, with a plane that says so.
     Sources: universal masks arXiv:2410.16415 section 3.2 (prefixes); the departures are ours; known states at scale 1 as in
     arXiv:2507.02608. Bias: with few sampler steps the spread is somewhat too large or small by the discretisation; see `num_steps`.
     """
@@ -78,12 +99,13 @@ class UniversalDiffusion(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = SCHEDULES[config.schedule]()
-        channels = config.frames * shape.channels
         self.network = ConditionedNetwork(
             config.network,
             shape,
-            in_channels=channels + config.frames,
-            out_channels=channels,
+            in_frames=config.frames,
+            out_frames=config.frames,
+            in_channels=shape.channels + 1,
+            out_channels=shape.channels,
             num_scalars=1 + config.frames,
         )
         self.register_buffer("scales", torch.ones(config.frames - 1, shape.channels))
@@ -131,13 +153,12 @@ class UniversalDiffusion(nn.Module):
         """F(w_in, c_noise) of `diffusion`, with the known frames (batch, time) of x put in their places."""
         spread = (...,) + (None,) * (x.ndim - 2)
         bits = known.to(x.dtype)
-        planes = bits[(...,) + (None,) * (x.ndim - 3)].expand(*known.shape, *x.shape[3:])
+        planes = bits[spread].expand(*known.shape, 1, *x.shape[3:])
 
         def network(w_in: Tensor, c_noise: Tensor) -> Tensor:
             frames = torch.where(known[spread], x, w_in)
             scalars = torch.cat([c_noise.expand(len(x))[:, None], bits], dim=1)
-            channels = torch.cat([frames.flatten(1, 2), planes], dim=1)
-            return self.network(channels, conditions, scalars).unflatten(1, x.shape[1:3])
+            return self.network(torch.cat([frames, planes], dim=2), conditions, scalars)
 
         return network
 
@@ -178,7 +199,7 @@ class UniversalDiffusion(nn.Module):
         def draw(site: str, step: int) -> Tensor:
             return noise.draw(known.shape[1:], key=(window, step, site), dtype=known.dtype, device=known.device)
 
-        sampler = make_sampler(self.config.sampler, self.schedule, self.config.num_steps)
+        sampler = self.config.make_sampler()
         start = starting_noise(self.schedule, draw("start", 0))
         return problem.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
@@ -201,11 +222,12 @@ class UniversalDiffusion(nn.Module):
 
     def _loss(self, batch: TrainingBatch) -> Tensor:
         x, generator = batch.x, batch.generator
-        known = self.masks(len(x), generator)
+        known = batch.own(self.masks(batch.size, generator))
         base, scale = self.departure(x, known)
         w = (x - base) / scale
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        time = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+        noise = batch.own(torch.randn(batch.size, *x.shape[1:], generator=generator, dtype=x.dtype, device=x.device))
+        uniform = torch.rand(batch.size, generator=generator, dtype=x.dtype, device=x.device)
+        time = batch.own(TIME_LAWS[self.config.time_law](self.schedule, uniform))
         counted = ~known[(...,) + (None,) * (x.ndim - 2)]
         if batch.conditions.valid is not None:
             counted = counted & batch.conditions.valid.to(x.device)

@@ -1,25 +1,64 @@
-"""Backbones: maps of channels and scalars to channels. They know nothing of time, ensembles or diffusion.
+"""Backbones: maps of frames of channels, and scalars, to frames of channels. They know nothing of ensembles or diffusion.
 
-A new network is one file with a config and a module of the signature of `UNet`, and one line in `NETWORKS`.
+A new network is one file with a config and a module of the signature of `UNet` that fulfils `protocols.Network`, one entry in
+`NETWORKS` and one alternative in `NetworkConfig`.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from eddycast.networks.fno import FNO, FNOConfig
+from eddycast.networks.protocols import Network
+from eddycast.networks.transformer import Transformer, TransformerConfig
 from eddycast.networks.unet import UNet, UNetConfig
 
-NetworkConfig = UNetConfig
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet}
+NetworkConfig = UNetConfig | TransformerConfig | FNOConfig
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer, "fno": FNO}
 
 
 def build_network(
-    config: NetworkConfig, *, in_channels: int, out_channels: int, num_scalars: int, periodic: tuple[bool, ...]
+    config: NetworkConfig,
+    *,
+    in_frames: int,
+    out_frames: int,
+    in_channels: int,
+    out_channels: int,
+    num_scalars: int,
+    periodic: tuple[bool, ...],
+    shared_channels: int = 0,
 ) -> nn.Module:
-    """The network that `config.kind` names."""
+    """The network that `config.kind` names; `Network` says what the arguments are.
+
+    Raises: ValueError for numbers of axes, frames or channels that no network takes.
+    """
+    if len(periodic) not in (1, 2, 3):
+        raise ValueError(f"A network needs 1 to 3 space axes, got {len(periodic)}.")
+    if not 1 <= out_frames <= in_frames:
+        raise ValueError(f"out_frames must lie in 1 ... in_frames = {in_frames}, got {out_frames}.")
+    if not 0 <= shared_channels <= in_channels:
+        raise ValueError(f"shared_channels must lie in 0 ... in_channels = {in_channels}, got {shared_channels}.")
     return NETWORKS[config.kind](
-        config, in_channels=in_channels, out_channels=out_channels, num_scalars=num_scalars, periodic=periodic
+        config,
+        in_frames=in_frames,
+        out_frames=out_frames,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        num_scalars=num_scalars,
+        periodic=periodic,
+        shared_channels=shared_channels,
     )
 
 
-__all__ = ["NETWORKS", "NetworkConfig", "UNet", "UNetConfig", "build_network"]
+__all__ = [
+    "FNO",
+    "NETWORKS",
+    "FNOConfig",
+    "Network",
+    "NetworkConfig",
+    "Transformer",
+    "TransformerConfig",
+    "UNet",
+    "UNetConfig",
+    "build_network",
+]

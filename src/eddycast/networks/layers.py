@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -31,6 +33,28 @@ def pad(x: Tensor, width: int, periodic: tuple[bool, ...]) -> Tensor:
             index = index.remainder(size) if wrap else index.clamp(0, size - 1)
             x = x.index_select(axis, index)
     return x
+
+
+def pad_to_multiple(x: Tensor, multiples: tuple[int, ...], periodic: tuple[bool, ...]) -> Tensor:
+    """Fill up the end of each space axis, one per entry of `periodic`, to a multiple: wrapped where periodic, else by the edge value."""
+    for axis, (multiple, wrap) in enumerate(zip(multiples, periodic, strict=True), start=x.ndim - len(periodic)):
+        size = x.shape[axis]
+        if size % multiple != 0:
+            index = torch.arange(-(-size // multiple) * multiple, device=x.device)
+            x = x.index_select(axis, index.remainder(size) if wrap else index.clamp_max(size - 1))
+    return x
+
+
+def bounded_coordinates(x: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+    """Position on each bounded axis, -1 at the first point and 1 at the last, as channels (bounded axes, *space) like x."""
+    space = x.shape[x.ndim - len(periodic) :]
+    channels = [x.new_zeros(0, *space)]
+    for axis, (size, wrap) in enumerate(zip(space, periodic, strict=True)):
+        if not wrap:
+            line = torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device) if size > 1 else x.new_zeros(1)
+            shape = [size if other == axis else 1 for other in range(len(space))]
+            channels.append(line.reshape(shape).expand(1, *space))
+    return torch.cat(channels)
 
 
 class PaddedConv(nn.Module):
@@ -85,3 +109,28 @@ class ScalarEmbedding(nn.Module):
         phase = scalars[..., None] * self.frequencies
         features = torch.cat([scalars[..., None], phase.sin(), phase.cos()], dim=-1)
         return self.layers(features.flatten(1))
+
+
+def stack_frames(x: Tensor, shared: int = 0) -> Tensor:
+    """Time into channels, channel by channel: (batch, time, channel, *space) -> (batch, time * (channel - shared) + shared, *space).
+
+    The last `shared` channels, the same in all frames, are taken once.
+    """
+    own = x.shape[2] - shared
+    stacked = x[:, :, :own].transpose(1, 2).flatten(1, 2)
+    return torch.cat([stacked, x[:, -1, own:]], dim=1) if shared else stacked
+
+
+def unstack_frames(y: Tensor, frames: int) -> Tensor:
+    """Inverse of `stack_frames`: (batch, channel * time, *space) -> (batch, time, channel, *space)."""
+    return y.unflatten(1, (-1, frames)).transpose(1, 2)
+
+
+def run_block(block: Callable[..., Tensor], *inputs: Tensor, again: bool) -> Tensor:
+    """block(*inputs); with `again`, what it computes inside is not kept for the backward pass but computed a second time there.
+
+    The block must draw no random numbers: they would differ the second time.
+    """
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return block(*inputs)

@@ -8,7 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eddycast.networks.layers import ChannelNorm, PaddedConv, ScalarEmbedding, resize
+from eddycast.networks.layers import (
+    ChannelNorm,
+    PaddedConv,
+    ScalarEmbedding,
+    resize,
+    run_block,
+    stack_frames,
+    unstack_frames,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class UNetConfig:
         kernel: Odd size of the kernels inside residual blocks.
         embedding: Width of the embedding of the conditioning scalars.
         normalise: Normalise over channels before each convolution pair.
+        checkpoint: Compute residual blocks again in the backward pass instead of keeping what they computed: less memory, more time.
     """
 
     kind: Literal["unet"] = "unet"
@@ -29,6 +38,7 @@ class UNetConfig:
     kernel: int = 5
     embedding: int = 64
     normalise: bool = True
+    checkpoint: bool = False
 
 
 class ResidualBlock(nn.Module):
@@ -61,15 +71,16 @@ class ResidualStage(nn.ModuleList):
     def __init__(self, in_channels: int, channels: int, config: UNetConfig, periodic: tuple[bool, ...]) -> None:
         widths = [in_channels] + [channels] * (config.blocks - 1)
         super().__init__(ResidualBlock(width, channels, config, periodic) for width in widths)
+        self.checkpoint = config.checkpoint
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
-            x = block(x, embedding)
+            x = run_block(block, x, embedding, again=self.checkpoint)
         return x
 
 
 class UNet(nn.Module):
-    """Map (batch, in_channels, *space) and scalars (batch, num_scalars) to (batch, out_channels, *space).
+    """A `Network` that stacks time into channels, channel by channel, and maps them by a U-Net in space.
 
     Any size of each axis is accepted, odd ones included: a level has ceil(size / 2) points and the way up interpolates to the
     size of the skip connection. On periodic axes whose size is a multiple of 2^(levels - 1) the map commutes with shifts by that many
@@ -80,15 +91,26 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, config: UNetConfig, *, in_channels: int, out_channels: int, num_scalars: int, periodic: tuple[bool, ...]
+        self,
+        config: UNetConfig,
+        *,
+        in_frames: int,
+        out_frames: int,
+        in_channels: int,
+        out_channels: int,
+        num_scalars: int,
+        periodic: tuple[bool, ...],
+        shared_channels: int = 0,
     ) -> None:
         super().__init__()
         if len(periodic) not in (1, 2, 3):
             raise ValueError(f"A U-Net needs 1 to 3 space axes, got {len(periodic)}.")
+        self.out_frames, self.shared = out_frames, shared_channels
+        stacked = in_frames * (in_channels - shared_channels) + shared_channels
         self.config = config
         self.embedding = ScalarEmbedding(num_scalars, config.embedding)
         widths = config.channels
-        self.stem = PaddedConv(in_channels, widths[0], config.kernel, periodic)
+        self.stem = PaddedConv(stacked, widths[0], config.kernel, periodic)
         self.descent = nn.ModuleList()
         self.downs = nn.ModuleList()
         self.ascent = nn.ModuleList()
@@ -101,13 +123,13 @@ class UNet(nn.Module):
             self.ups.append(PaddedConv(widths[level + 1], widths[level], 3, periodic))
             self.ascent.append(ResidualStage(2 * widths[level], widths[level], config, periodic))
         self.norm = ChannelNorm() if config.normalise else nn.Identity()
-        self.head = PaddedConv(widths[0], out_channels, config.kernel, periodic)
+        self.head = PaddedConv(widths[0], out_frames * out_channels, config.kernel, periodic)
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)
 
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         embedding = self.embedding(scalars)
-        x = self.stem(x)
+        x = self.stem(stack_frames(x, self.shared))
         skips: list[Tensor] = []
         for level, stage in enumerate(self.descent):
             if level > 0:
@@ -118,4 +140,4 @@ class UNet(nn.Module):
         for up, stage in zip(self.ups, self.ascent, strict=True):
             skip = skips.pop()
             x = stage(torch.cat([up(resize(x, skip.shape[2:])), skip], dim=1), embedding)
-        return self.head(nn.functional.silu(self.norm(x)))
+        return unstack_frames(self.head(nn.functional.silu(self.norm(x))), self.out_frames)

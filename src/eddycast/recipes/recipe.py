@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field as Discriminated
 from pydantic import TypeAdapter, ValidationError
 
 from eddycast.emulators import FamilyConfig, RegressionConfig
 from eddycast.errors import InputError
+from eddycast.files import read_text
+from eddycast.recipes.kinds import KindError, alternatives, choices_at, hints, resolved, with_kind
+from eddycast.recipes.text import parse_yaml
 from eddycast.training import TrainingSettings
+
+FREE_MAPPINGS = frozenset({"parameters", "published", "sampler_options"})
+"""Settings that are mappings with any keys; what the keys mean is checked where they are used."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,13 @@ def recipe_from_dict(content: Any, where: str) -> Recipe:
     if not isinstance(content, Mapping):
         raise InputError(f"{where}: expected a mapping of settings, got {type(content).__name__}.")
     try:
-        recipe = ADAPTER.validate_python(dict(content))
+        recipe = ADAPTER.validate_python(_with_chosen(content))
+    except KindError as error:
+        reason = error.reason
+        told = f"{error.place}: {reason}." if isinstance(reason, str) else explain(reason, error.settings, error.place)
+        raise InputError(f"{where}: {told}") from error
     except ValidationError as error:
-        raise InputError(f"{where}: {explain(error)}") from error
+        raise InputError(f"{where}: {explain(error, content)}") from error
     unknown = _unknown_keys(content, recipe_to_dict(recipe))
     if unknown:
         key, known = unknown[0]
@@ -111,35 +120,68 @@ def recipe_from_dict(content: Any, where: str) -> Recipe:
     return recipe
 
 
-def explain(error: ValidationError) -> str:
-    """The first thing that did not fit: its place, what was expected, what came."""
+def _with_chosen(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with what a `kind` chooses inside the emulator, such as its network, as objects."""
+    emulator = content.get("emulator")
+    if not isinstance(emulator, Mapping):
+        return dict(content)
+    families, kind = alternatives(hints(Recipe)["emulator"]), emulator.get("kind")
+    if not isinstance(kind, str) or kind not in families:
+        return dict(content)  # the check of the whole names the families
+    return {**content, "emulator": resolved(emulator, families[kind], "emulator.")}
+
+
+def explain(error: ValidationError, content: Any = None, place: str = "") -> str:
+    """The first thing that did not fit: its place, what was expected, what came.
+
+    Args:
+        content: What was checked; parts of the place that are no keys of it (names of classes that were tried) are left out.
+        place: Where the content itself stands.
+    """
     first = error.errors(include_url=False)[0]
-    place = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
+    parts: list[str] = [place] if place else []
+    here: Any = content
+    for part in first["loc"]:
+        entries: Mapping[Any, Any] = here if isinstance(here, Mapping) else {}
+        if isinstance(here, list | tuple) and isinstance(part, int):
+            entries = dict(enumerate(here))
+        if part in entries or content is None or first["type"] == "missing":
+            parts.append(str(part))
+            here = entries.get(part)
+    told = f"{'.'.join(parts)}: " if parts else ""
     if first["type"] == "value_error":  # our own text, from a check of a settings class
-        return place + first["msg"].removeprefix("Value error, ")
+        return told + first["msg"].removeprefix("Value error, ")
     came = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
-    return f"{place}{first['msg'].rstrip('.')}{came}."
+    return f"{told}{first['msg'].rstrip('.')}{came}."
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe with settings such as {"training.steps": "500"} replaced; text is read as YAML.
 
+    A `kind` that changes starts from the defaults of the new kind (see `kinds.with_kind`), whatever the order of the overrides.
+
     Raises: InputError for a setting that does not exist or a value that does not fit.
     """
     content = recipe_to_dict(recipe)
-    for path, value in overrides.items():
+    for path in sorted(overrides, key=lambda path: (not path.endswith(".kind"), path.count("."))):
         *parents, last = path.split(".")
-        target = content
+        target, above = content, content
         for depth, part in enumerate(parents):
             if target.get(part) is None and part == "simulation":
                 target[part] = asdict(SimulationSettings())
             if not isinstance(target.get(part), dict):
                 known = ", ".join(target)
                 raise InputError(f"--set {path}: there is no {'.'.join(parents[: depth + 1])!r}; known there: {known}.")
-            target = target[part]
-        if last not in target and path.split(".")[-2:-1] != ["parameters"]:
+            target, above = target[part], target
+        if last not in target and not set(parents[-1:]) & FREE_MAPPINGS:
             raise InputError(f"--set {path}: there is no {last!r}; known there: {', '.join(target)}.")
-        target[last] = parse_value(value, f"--set {path}")
+        value = parse_value(overrides[path], f"--set {path}")
+        if last == "kind" and value != target.get("kind"):
+            options = choices_at(parents, content, Recipe)
+            if isinstance(value, str) and value in options:
+                above[parents[-1]] = with_kind(target, value, options)
+                continue
+        target[last] = value
     return recipe_from_dict(content, "--set")
 
 
@@ -148,20 +190,14 @@ def parse_value(value: Any, where: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return parse_yaml(value, repr(value))
+    except InputError as error:
         raise InputError(f"{where}: {value!r} is not a value; write numbers, words, [lists] or null.") from error
 
 
 def read_recipe(path: Path) -> Recipe:
     """A recipe from a YAML or JSON file. Raises: InputError when it cannot be read or does not fit."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"{path} is neither YAML nor JSON: {line}.") from error
+    content = parse_yaml(read_text(path), str(path))
     if isinstance(content, dict):
         content = {"name": path.stem, "description": f"Settings of {path.name}.", **content}
     return recipe_from_dict(content, str(path))
@@ -174,6 +210,6 @@ def _unknown_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str 
         name = f"{path}{key}"
         if key not in known:
             found.append((name, list(known)))
-        elif isinstance(value, Mapping) and isinstance(known[key], Mapping) and key not in ("parameters", "published"):
+        elif isinstance(value, Mapping) and isinstance(known[key], Mapping) and key not in FREE_MAPPINGS:
             found += _unknown_keys(value, known[key], f"{name}.")
     return found
