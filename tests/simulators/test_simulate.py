@@ -172,7 +172,7 @@ def test_systems_are_found_by_name():
     with pytest.raises(InputError, match="did you mean 'kuramoto-sivashinsky'"):
         get_system("kuramoto-sivashinski")
     with pytest.raises(InputError, match="known are"):
-        get_system("lorenz")
+        get_system("weather")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

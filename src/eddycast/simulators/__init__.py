@@ -10,13 +10,25 @@ from __future__ import annotations
 import difflib
 
 from eddycast.errors import InputError
+from eddycast.simulators.advection_diffusion import AdvectionDiffusion
+from eddycast.simulators.burgers import Burgers
 from eddycast.simulators.integrate import integrate, uniform_times
+from eddycast.simulators.kolmogorov_flow import KolmogorovFlow
 from eddycast.simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from eddycast.simulators.lorenz_63 import Lorenz63
+from eddycast.simulators.lorenz_96 import Lorenz96
+from eddycast.simulators.navier_stokes import NavierStokes3D
 from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, System, SystemInfo, inner_steps
 from eddycast.simulators.simulate import Simulation, simulate
 
 SYSTEMS: dict[str, System] = {
     "kuramoto-sivashinsky": KuramotoSivashinsky(),
+    "burgers": Burgers(),
+    "advection-diffusion": AdvectionDiffusion(),
+    "lorenz-63": Lorenz63(),
+    "lorenz-96": Lorenz96(),
+    "kolmogorov-flow": KolmogorovFlow(),
+    "navier-stokes-3d": NavierStokes3D(),
 }
 
 
@@ -35,9 +47,15 @@ def get_system(name: str) -> System:
 
 __all__ = [
     "SYSTEMS",
+    "AdvectionDiffusion",
+    "Burgers",
     "FieldInfo",
     "Flow",
+    "KolmogorovFlow",
     "KuramotoSivashinsky",
+    "Lorenz63",
+    "Lorenz96",
+    "NavierStokes3D",
     "ParameterInfo",
     "Simulation",
     "System",

@@ -1,7 +1,11 @@
-"""Trajectories of any system: states at given times, with memory for the result only."""
+"""Trajectories of any system: states at given times, with memory for the result only.
+
+Without gradients, on a CPU, the batch is shared among torch's threads by blocks of trajectories (`blocks.py`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -11,6 +15,8 @@ from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from eddycast.errors import InputError
 from eddycast.grid import Grid
+from eddycast.numerics.etdrk import is_plain
+from eddycast.simulators.blocks import Advance, row_blocks, run_blocks
 from eddycast.simulators.protocols import Flow, System
 
 SAME_INTERVAL = 1e-6
@@ -25,6 +31,8 @@ def integrate(
     *,
     inner_dt: float | None = None,
     checkpoint: bool = False,
+    store: Callable[[Tensor], Tensor] | None = None,
+    discard: int = 0,
     observer: Callable[[int], None] | None = None,
 ) -> Tensor:
     """States at `times` of the trajectories that start from `state` at time 0.
@@ -39,7 +47,10 @@ def integrate(
             (neither adds up) share their coefficients.
         inner_dt: Largest inner step; default the system's.
         checkpoint: Keep only the outputs for the backward pass and compute each interval again there.
-        observer: Called with the number of outputs done.
+        store: What to keep of each output (*batch, channel, *space), say a coarser version of it; the integration goes on
+            from the state itself. Default: all.
+        discard: Leading outputs that are not returned: a spin-up, in pieces that report progress.
+        observer: Called with the number of outputs done, discarded ones included.
 
     Returns: (*batch, time, channel, *space), differentiable with respect to `state` and `parameters`. Without
         gradients the memory is that of the result and a few states.
@@ -59,33 +70,95 @@ def integrate(
         raise ValueError(f"parameters {tuple(parameters.shape)} must end in {len(system.info.parameters)}.")
 
     needs_grad = torch.is_grad_enabled() and (state.requires_grad or parameters.requires_grad)
-    batch = state.shape[:-space]
-    outputs: list[Tensor] = []
-    result = None if needs_grad else state.new_empty((*batch, len(targets), *state.shape[-space:]))
-    flows: dict[float, Flow] = {}
     advance = _recomputed if checkpoint and needs_grad else _applied
+    keep = _itself if store is None else store
+    notify = _ignore if observer is None else observer
+
+    def flows_of(rows: Tensor) -> list[Flow | None]:
+        return _flows(system, rows, grid, targets, rounding, state.dtype, state.device, inner_dt)
+
+    if needs_grad or not (is_plain(state) and is_plain(parameters)):
+        outputs: list[Tensor] = []
+        with torch.set_grad_enabled(needs_grad):
+            for index, flow in enumerate(flows_of(parameters)):
+                state = state if flow is None else advance(flow, state)
+                if index >= discard:
+                    outputs.append(keep(state))
+                notify(index + 1)
+            return torch.stack(outputs, dim=-space - 1)
+
+    with torch.no_grad():
+        stored = keep(state)  # its shape is that of every output
+        batch = stored.shape[:-space]
+        result = stored.new_empty((*batch, len(targets) - discard, *stored.shape[-space:]))
+        blocks = _blocks(state, parameters, space)
+
+        def follow(flows: list[Flow | None], state: Tensor, result: Tensor, advance: Advance) -> None:
+            for index, flow in enumerate(flows):
+                state = state if flow is None else flow(state)
+                if index >= discard:
+                    result.select(-space - 1, index - discard).copy_(keep(state))
+                if not advance():
+                    return
+
+        if len(blocks) == 1:
+            done = iter(range(1, len(targets) + 1))
+
+            def tell() -> bool:
+                notify(next(done))
+                return True
+
+            follow(flows_of(parameters), state, result, tell)
+            return result
+
+        rows, flat = state.reshape(-1, *state.shape[-space:]), result.reshape(-1, *result.shape[-space - 1 :])
+        columns = parameters.reshape(-1, parameters.shape[-1])
+        shared = flows_of(columns[0]) if bool((columns == columns[0]).all()) else None
+
+        def one(block: slice, advance: Advance) -> None:
+            follow(shared or flows_of(columns[block]), rows[block], flat[block], advance)
+
+        run_blocks(one, blocks, threads=min(torch.get_num_threads(), len(blocks)), total=len(targets), observer=notify)
+        return result
+
+
+def _blocks(state: Tensor, parameters: Tensor, space: int) -> list[slice]:
+    """Blocks of rows of the flattened batch; one where they cannot be shared among threads."""
+    batch, rows = state.shape[:-space], math.prod(state.shape[:-space])
+    apart = parameters.ndim == 1 or parameters.shape[:-1] == batch
+    if state.device.type != "cpu" or not apart:
+        return [slice(0, rows)]
+    return row_blocks(rows, math.prod(state.shape[-space:]), torch.get_num_threads())
+
+
+def _flows(
+    system: System,
+    parameters: Tensor,
+    grid: Grid,
+    targets: list[float],
+    rounding: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    inner_dt: float | None,
+) -> list[Flow | None]:
+    """The flow that leads to each target from the one before; None where no time passes."""
+    flows: dict[float, Flow] = {}
+    chain: list[Flow | None] = []
     reached = 0.0
-    with torch.set_grad_enabled(needs_grad):
-        for index, target in enumerate(targets):
-            if target > reached:
-                interval = target - reached
-                slack = SAME_INTERVAL * interval + rounding * target
-                known = [duration for duration in flows if abs(duration - interval) <= slack]
-                if known:
-                    interval = known[0]
-                else:
-                    flows[interval] = system.flow(
-                        parameters, grid, interval, dtype=state.dtype, device=state.device, inner_dt=inner_dt
-                    )
-                state = advance(flows[interval], state)
-                reached += interval
-            if result is None:
-                outputs.append(state)
-            else:
-                result.select(-space - 1, index).copy_(state)
-            if observer is not None:
-                observer(index + 1)
-    return torch.stack(outputs, dim=-space - 1) if result is None else result
+    for target in targets:
+        if not target > reached:
+            chain.append(None)
+            continue
+        interval = target - reached
+        slack = SAME_INTERVAL * interval + rounding * target
+        known = [duration for duration in flows if abs(duration - interval) <= slack]
+        if known:
+            interval = known[0]
+        else:
+            flows[interval] = system.flow(parameters, grid, interval, dtype=dtype, device=device, inner_dt=inner_dt)
+        chain.append(flows[interval])
+        reached += interval
+    return chain
 
 
 def uniform_times(dt: float, num_outputs: int, *, start: int = 1) -> Tensor:
@@ -101,6 +174,14 @@ def _recomputed(flow: Flow, state: Tensor) -> Tensor:
     result = run_checkpointed(flow, state, use_reentrant=False)
     assert isinstance(result, Tensor)
     return result
+
+
+def _itself(state: Tensor) -> Tensor:
+    return state
+
+
+def _ignore(_: int) -> None:
+    return None
 
 
 def _shortened(values: list[float]) -> str:

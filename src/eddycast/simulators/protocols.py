@@ -29,7 +29,10 @@ class FieldInfo:
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """One scalar parameter: `default` inside the closed range [low, high] in which the solver is meant to work."""
+    """One scalar parameter: `default` inside the closed range [low, high] in which the solver is meant to work.
+
+    `whole` says that it takes whole numbers only (and so has no derivative).
+    """
 
     name: str
     default: float
@@ -37,6 +40,7 @@ class ParameterInfo:
     high: float
     units: str = "1"
     long_name: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class SystemInfo:
         spin_up: Time after which the initial state is forgotten.
         time_units: Unit of all times, `1` where the problem is dimensionless.
         scheme: Numerical scheme in one line, for the provenance of the data.
+        advective: True where the inner step is bound by the time to cross a grid cell, so that it must shrink on grids
+            finer than `shape`; see `default_inner_dt`.
     """
 
     name: str
@@ -68,6 +74,7 @@ class SystemInfo:
     spin_up: float
     time_units: str = "1"
     scheme: str = ""
+    advective: bool = False
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -76,6 +83,12 @@ class SystemInfo:
     def default_parameters(self) -> Tensor:
         """Defaults of all parameters, (P,), float64."""
         return torch.tensor([parameter.default for parameter in self.parameters], dtype=torch.float64)
+
+    def default_inner_dt(self, shape: tuple[int, ...]) -> float:
+        """Largest inner step on a grid of this shape: `inner_dt`, less in proportion on finer ones if `advective`."""
+        if not self.advective:
+            return self.inner_dt
+        return self.inner_dt / max([1.0, *(points / usual for points, usual in zip(shape, self.shape, strict=True))])
 
 
 class System(Protocol):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from eddycast.errors import InputError
-from eddycast.grid import Grid
+from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise
+from eddycast.numerics.truncated import resample
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.protocols import FieldInfo, System, inner_steps
 
@@ -51,8 +52,8 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
 
     Args:
         system: Whose parameters.
-        values: A number holds for all trajectories, a pair (low, high) is drawn uniformly for each; what is not named
-            has its default.
+        values: A number holds for all trajectories, a pair (low, high) is drawn uniformly for each (among the whole
+            numbers low to high for a `whole` parameter); what is not named has its default.
         noise: Addresses of the trajectories, (trajectory,).
 
     Raises: InputError for an unknown name, a value outside the system's range, or low > high.
@@ -73,7 +74,10 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
                 f"{parameter.name} must lie within {parameter.low:g} to {parameter.high:g} with low <= high; "
                 f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple) else ".")
             )
-        columns.append(low + (high - low) * uniform[:, column])
+        if parameter.whole and not (float(low).is_integer() and float(high).is_integer()):
+            raise InputError(f"{parameter.name} takes whole numbers; got {low:g}" + (f":{high:g}." if high > low else "."))
+        draw = uniform[:, column]
+        columns.append(low + ((high - low + 1) * draw).floor() if parameter.whole else low + (high - low) * draw)
     return torch.stack(columns, dim=-1) if columns else uniform
 
 
@@ -84,6 +88,7 @@ def simulate(
     steps: int,
     parameters: Mapping[str, float | tuple[float, float]] | None = None,
     grid_shape: tuple[int, ...] | None = None,
+    store_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     spin_up: float | None = None,
     dt: float | None = None,
@@ -105,10 +110,12 @@ def simulate(
         steps: Stored states per run, >= 1, the first at the end of the spin-up, then every `dt`.
         parameters: Fixed values or ranges, see `draw_parameters`.
         grid_shape: Points of each axis; default the system's.
+        store_shape: Points of each axis of the stored states, at most those of the solver: each output is truncated to
+            the Fourier modes of this grid, while the run goes on with all. Default `grid_shape`. Periodic axes only.
         seed: Non-negative.
         spin_up: Time integrated before the first stored state, >= 0; default the system's.
         dt: Time between stored states; default the system's.
-        inner_dt: Largest inner step of the solver; default the system's.
+        inner_dt: Largest inner step of the solver; default the system's for this grid.
         dtype: Of the arithmetic and of the states, float32 or float64.
         device: Of the arithmetic and of the states.
         chunk: Trajectories integrated together; bounds the memory beside the result, 256 suits a CPU's cache.
@@ -119,14 +126,13 @@ def simulate(
     info = system.info
     dt = info.dt if dt is None else dt
     spin_up = info.spin_up if spin_up is None else spin_up
-    inner_dt = info.inner_dt if inner_dt is None else inner_dt
     for name, value in (("trajectories", trajectories), ("steps", steps), ("chunk", chunk)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
     if seed < 0:
         raise InputError(f"seed must not be negative, got {seed}.")
-    for name, value in (("dt", dt), ("inner_dt", inner_dt)):
-        if not 0 < value < float("inf"):
+    for name, value in (("dt", dt), ("inner_dt", info.inner_dt if inner_dt is None else inner_dt)):
+        if not 0 < value < float("inf") and not value == info.inner_dt:  # an exact solver has no largest step
             raise InputError(f"{name} must be positive, got {value:g}.")
     if not 0 <= spin_up < float("inf"):
         raise InputError(f"spin_up must be zero or positive, got {spin_up:g}.")
@@ -137,9 +143,13 @@ def simulate(
     noise = MemberNoise(seed, numbers, torch.zeros_like(numbers))
     values = draw_parameters(system, parameters or {}, noise)
     grid = system.grid(grid_shape, values)
-    states = torch.empty((trajectories, steps, len(info.fields), *grid.shape), dtype=dtype, device=device)
+    inner_dt = info.default_inner_dt(grid.shape) if inner_dt is None else inner_dt
+    stored = grid if store_shape is None else _coarser(grid, store_shape)
+    states = torch.empty((trajectories, steps, len(info.fields), *stored.shape), dtype=dtype, device=device)
     pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
-    spin_up_steps = round(spin_up / dt)
+    warming = spin_up / max(1, pieces) * torch.arange(1, max(1, pieces), dtype=torch.float64)
+    times = torch.cat([warming, spin_up + uniform_times(dt, steps, start=0)])
+    discarded, spin_up_steps = len(warming), round(spin_up / dt)
     total, before = trajectories * (spin_up_steps + steps), 0
 
     for start in range(0, trajectories, chunk):
@@ -148,20 +158,16 @@ def simulate(
         # Filled up to a multiple of ROW_BLOCK: FFT libraries treat the rows of small batches with another kernel.
         rows = torch.arange(start, start + ROW_BLOCK * math.ceil(size / ROW_BLOCK)).clamp(max=trajectories - 1)
 
-        def report(fraction: float, offset: int, length: int, size: int = size, before: int = before) -> None:
+        def report(done: int, size: int = size, before: int = before) -> None:
             if progress is not None:
-                progress(before + size * (offset + round(fraction * length)), total)
+                spun = min(1.0, done / pieces) if pieces else 1.0
+                progress(before + size * (round(spun * spin_up_steps) + max(0, done - discarded)), total)
 
         with torch.no_grad():
             state = system.initial(values[rows], grid, noise.select(rows), dtype=dtype, device=device)
-            if pieces:
-                warm = system.flow(values[rows], grid, spin_up / pieces, dtype=dtype, device=device, inner_dt=inner_dt)
-                for piece in range(pieces):
-                    state = warm(state)
-                    report((piece + 1) / pieces, 0, spin_up_steps)
             result = integrate(
-                system, state, values[rows], grid, uniform_times(dt, steps, start=0), inner_dt=inner_dt,
-                observer=lambda done, report=report: report(done / steps, spin_up_steps, steps),
+                system, state, values[rows], grid, times, inner_dt=inner_dt, discard=discarded, observer=report,
+                store=None if stored is grid else lambda fine: resample(fine, stored.shape),
             )  # fmt: skip
         states[part] = result[:size]
         finite = states[part].isfinite().flatten(1).all(dim=1)
@@ -175,13 +181,24 @@ def simulate(
     return Simulation(
         states=states,
         parameters=values,
-        grid=grid,
+        grid=stored,
         dt=dt,
         fields=info.fields,
         parameter_names=info.parameter_names,
         time_units=info.time_units,
-        attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype),
+        attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype)
+        | ({} if stored is grid else {"solver_shape": list(grid.shape)}),
     )
+
+
+def _coarser(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """The grid of the same periodic box with fewer points. Raises: InputError where that cannot be."""
+    if len(shape) != len(grid.axes) or not all(2 <= few <= many for few, many in zip(shape, grid.shape, strict=True)):
+        raise InputError(f"store_shape must have one size per axis, each from 2 to that of {grid.shape}; got {shape}.")
+    if not all(grid.periodic):
+        raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")
+    axes = zip(grid.axes, shape, strict=True)
+    return Grid(tuple(periodic_axis(axis.name, points, axis.period or 1.0, axis.units) for axis, points in axes))
 
 
 def _attributes(
