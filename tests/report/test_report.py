@@ -187,7 +187,8 @@ def test_table_holds_the_scores(world):
 
 def test_curves_are_the_scores(world):
     charts = {chart.title: chart for chart in score_charts(world["scores"], "u")}
-    assert list(charts) == ["RMSE of the mean", "CRPS", "Correlation, first member", "Spread / error"]
+    placed = ["RMSE of the mean", "CRPS", "Correlation, first member", "Spread / error"]
+    assert list(charts) == [*placed, "Energy score", "Variogram score"]
     emulator = world["scores"]["emulator"]
     curve = charts["CRPS"].curves[0]
     np.testing.assert_array_equal(curve.y, emulator.series("crps", "u"))

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eddycast import distributed
 from eddycast.data import Dataset
 from eddycast.data.gridded import open_xarray
 from eddycast.data.opening import existing
@@ -26,6 +27,7 @@ from eddycast.evaluation.verification import (
     numeric_leads,
     verification,
 )
+from eddycast.labelled import check_ensemble, values_of
 from eddycast.metrics import Score, block_bootstrap, case_blocks, mask_weights, scores_for
 
 # A lead time this close to a whole step is one: lead times are often stored in float32.
@@ -63,7 +65,7 @@ def evaluate(
         truth: The data it was made from: opened, a path, or xarray with (trajectory, time, *space) or aligned with
             (init, lead_time, *space). Only whole steps of the truth can be verified; other lead times are left out and
             noted, as are those beyond the end of the truth.
-        scores: What to compute; None for all registered ones that the ensemble's size allows.
+        scores: What to compute; None for all registered ones that the size of ensemble and grid allows.
         lyapunov_time: In units of lead time; None looks in the attributes of forecast and truth.
         threshold: Of the high-correlation time.
         resamples: Of the block bootstrap.
@@ -72,6 +74,8 @@ def evaluate(
         seed: Of the bootstrap.
         memory: Bytes that one piece of the forecast may take.
 
+    Processes that have joined (`distributed.process_group`) all call it and share the cases; each gets the scores.
+
     Returns: scores. A non-finite member makes those that see it NaN at its field and lead (correlation: 0): a blow-up
         is reported (`nonfinite`, first bad lead), never averaged away. `runaway` counts members that are finite but
         outside the training data's range doubled about its middle.
@@ -79,6 +83,7 @@ def evaluate(
     """
     if isinstance(forecast, (str, Path)):
         with open_xarray(existing(forecast), decode=False) as opened:
+            check_ensemble(opened, str(forecast))
             return evaluate(
                 opened,
                 truth,
@@ -112,19 +117,24 @@ def evaluate(
     )
     climate = climatology(known, pieces, weights)
     members = forecast.sizes["member"]
-    chosen = tuple(scores) if scores is not None else scores_for(members)
+    points = int((weights > 0).sum())
+    chosen = tuple(scores) if scores is not None else scores_for(members, points)
     if small := [score.name for score in chosen if score.min_members > members]:
         raise InputError(f"The score {small[0]!r} needs more members than the {members} of this forecast.")
+    if small := [score.name for score in chosen if score.min_points > points]:
+        raise InputError(f"The score {small[0]!r} compares patterns in space; this grid has {points} point.")
     tally = _Tally(chosen, known, climate, channels, weights, members, len(trajectories), leads)
     per_lead = members * len(channels) * known.grid.num_points * 8
     span = max(1, memory // (4 * per_lead))  # scores hold about four copies of a piece
-    for case, (trajectory, frame) in enumerate(zip(trajectories, frames, strict=True)):
+    own = distributed.part(len(trajectories))
+    for case in range(own.start, own.stop):
         for first in range(0, len(leads.index), span):
             part = slice(first, first + span)
-            states = known.fetch(int(trajectory), int(frame) + leads.frames[part])[:, channels]
+            states = known.fetch(int(trajectories[case]), int(frames[case]) + leads.frames[part])[:, channels]
             if not _has_truth(states, weights).any():
                 continue
             tally.add(case, part, _members(forecast, case, leads.index[part], known, channels, dims), states)
+    tally.join(own)
     if not tally.available.any():
         raise InputError(
             f"No lead time of the forecast ({leads.times[0]:g} to {leads.times[-1]:g}) lies within the truth; "
@@ -162,6 +172,15 @@ def evaluate(
         "num_cases": len(trajectories),
         "num_blocks": int(blocks.max()) + 1,
         "scores": [score.name for score in chosen],
+        "about": {
+            score.name: {
+                "description": score.description,
+                "better": score.better,
+                "target": score.target,
+                "physical": score.physical,
+            }
+            for score in chosen
+        },
         "time_units": str(forecast["lead_time"].attrs.get("units", known.time_units)),
         "units": {known.names[channel]: known.units[channel] for channel in channels},
         "lyapunov_time": lyapunov,
@@ -204,7 +223,9 @@ class _Tally:
         self.shape = shape
         self.nonfinite = torch.zeros(cases, members, len(leads.times), dtype=torch.bool)
         self.runaway = torch.zeros_like(self.nonfinite)
-        self.profiles = Profiles(known.grid, weights, lead_groups(len(leads.times)), len(channels), members)
+        self.grid = known.grid
+        own = Climatology(*(part[channels] for part in (climate.mean, climate.std, climate.low, climate.high)))
+        self.profiles = Profiles(known.grid, weights, lead_groups(len(leads.times)), len(channels), members, own)
 
     def add(self, case: int, part: slice, ensemble: Tensor, truth: Tensor) -> None:
         """One case: ensemble (member, lead, channel, *space) and truth (lead, channel, *space)."""
@@ -217,13 +238,36 @@ class _Tally:
         self.nonfinite[case, :, part] = ~finite.all(dim=-1)
         self.runaway[case, :, part] = ~inside.all(dim=space).all(dim=-1) & finite.all(dim=-1)
         for score in self.scores:
-            values = score.contributions(ensemble, truth, self.weights)
+            values = score.contributions(ensemble, truth, self.weights, self.grid)
             if score.name not in self.parts:
                 empty = tuple(torch.full(self.shape, torch.nan, dtype=torch.float64) for _ in values)
                 self.parts[score.name] = empty
             for store, value in zip(self.parts[score.name], values, strict=True):
                 store[case, part] = value if score.lost is None else value.nan_to_num(nan=score.lost)
         self.profiles.add(part, ensemble, truth, finite, self.available[case, part])
+
+    def join(self, own: slice) -> None:
+        """Add what the other processes have tallied; each case is one process's, so only the sums of the profiles are rounded anew.
+
+        Args:
+            own: Cases of this process.
+        """
+        if distributed.size() == 1:
+            return
+        for store in (self.available, self.nonfinite, self.runaway):
+            store.copy_(distributed.total(store.to(torch.int64)) > 0)
+        for score in self.scores:
+            stores = self.parts.get(score.name, ())
+            joined = []
+            for number in range(int(distributed.largest(len(stores)))):  # none here, if no case here has a truth
+                mine = torch.zeros(self.shape, dtype=torch.float64)
+                if stores:
+                    mine[own] = stores[number][own]
+                joined.append(distributed.total(mine))
+            if joined:
+                self.parts[score.name] = tuple(joined)
+        for store in self.profiles.sums():
+            store.copy_(distributed.total(store))
 
     def finish(
         self, blocks: Tensor, names: list[str], generator: torch.Generator, resamples: int, level: float
@@ -260,7 +304,8 @@ def _members(
     arrays = []
     for channel in channels:
         array = forecast[known.names[channel]].isel(init=case, lead_time=piece).transpose("member", "lead_time", *dims)
-        arrays.append(torch.as_tensor(np.asarray(array.values)[:, leads - leads[0]]))
+        values = values_of(array, f"The field {known.names[channel]!r} of the forecast")
+        arrays.append(torch.as_tensor(values[:, leads - leads[0]]))
     return torch.stack(arrays, dim=2)
 
 

@@ -1,4 +1,4 @@
-"""What is a curve and not a number: rank histograms and spectra by group of lead times, high-correlation times."""
+"""What is a curve and not a number: ranks, calibration and spectra by group of lead times, high-correlation times."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eddycast.evaluation.reliability import ReliabilityProfiles
+from eddycast.evaluation.verification import Climatology
 from eddycast.grid import Grid
 from eddycast.metrics import (
     bands,
@@ -37,8 +39,11 @@ def lead_groups(number: int, groups: int = 12) -> np.ndarray:
 class Profiles:
     """Sums over cases and the lead times of a group; members that are not finite are left out (`nonfinite` counts)."""
 
-    def __init__(self, grid: Grid, weights: Tensor, groups: np.ndarray, channels: int, members: int) -> None:
+    def __init__(
+        self, grid: Grid, weights: Tensor, groups: np.ndarray, channels: int, members: int, climate: Climatology
+    ) -> None:
         self.weights, self.groups = weights, torch.as_tensor(groups)
+        self.reliability = ReliabilityProfiles(weights, self.groups, channels, members, climate)
         self.shells = shells(grid) if grid.num_points > 1 else None
         number = int(groups[-1]) + 1
         modes = 0 if self.shells is None else len(self.shells.wavenumber)
@@ -56,6 +61,7 @@ class Profiles:
         usable = available & ranks.isfinite().all(dim=-1)
         self.ranks.index_add_(0, groups, torch.where(usable[..., None], ranks, 0.0))
         self.rank_count.index_add_(0, groups, usable.to(torch.float64))
+        self.reliability.add(part, ensemble, truth, available)
         if self.shells is None:
             return
         power = power_spectrum(truth, self.shells, self.weights)
@@ -66,6 +72,11 @@ class Profiles:
             self.member.index_add_(0, groups, torch.where(whole[..., None], power, 0.0))
             self.member_count.index_add_(0, groups, whole.to(torch.float64))
 
+    def sums(self) -> list[Tensor]:
+        """Everything that adds up over cases, to be changed in place by whoever joins the sums of several processes."""
+        own = [self.ranks, self.rank_count, self.truth, self.truth_count, self.member, self.member_count]
+        return own + self.reliability.sums()
+
     def finish(self, lead_times: np.ndarray) -> xr.Dataset:
         number, channels = self.rank_count.shape
         groups = self.groups.numpy()
@@ -73,9 +84,9 @@ class Profiles:
             "group_start": ("group", np.array([lead_times[groups == g].min() for g in range(number)])),
             "group_stop": ("group", np.array([lead_times[groups == g].max() for g in range(number)])),
         }
-        data = xr.Dataset(coords=coordinates)
+        ranks = self.ranks / self.rank_count[..., None]
+        data = self.reliability.finish(ranks).assign_coords(coordinates)
         if self.ranks.shape[-1] > 2:
-            ranks = self.ranks / self.rank_count[..., None]
             data["rank_histogram"] = (("field", "group", "rank"), ranks.movedim(1, 0).numpy())
         if self.shells is None:
             return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import xarray as xr
 from eddycast.errors import InputError
 from eddycast.evaluation.diagnosis import diagnosis
 from eddycast.evaluation.table import table
-from eddycast.files import atomic_output
+from eddycast.files import atomic_output, read_json
 
 SCHEMA = 1
 
@@ -147,7 +148,7 @@ class Scores:
             "coordinates": {str(name): _array(item) for name, item in self.data.coords.items()},
             "variables": {str(name): _array(item) for name, item in self.data.data_vars.items()},
         }
-        text = json.dumps(content, allow_nan=False, indent=None, separators=(",", ":"))
+        text = _text(content | {"digest": _digest(content)})
         with atomic_output(path, overwrite=True, is_ours=Path.is_file) as temporary:
             temporary.write_text(text)
         return path
@@ -155,21 +156,29 @@ class Scores:
     @classmethod
     def from_json(cls, path: str | Path) -> Scores:
         """Read what `to_json` wrote. Raises: InputError for anything else."""
-        try:
-            content = json.loads(Path(path).read_text())
-            if content["schema"] != SCHEMA:
-                raise InputError(
-                    f"{path}: scores of schema {content['schema']}, this version reads {SCHEMA}; evaluate again."
-                )
-            parts = {
-                kind: {name: (item["dims"], _decode(item)) for name, item in content[kind].items()}
-                for kind in ("coordinates", "variables")
-            }
-            return cls(xr.Dataset(parts["variables"], parts["coordinates"]), _restore(content["attributes"]))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a file of scores written by `eddycast evaluate`.") from error
+        content = read_json(Path(path))
+        if not isinstance(content, dict) or "schema" not in content or "digest" not in content:
+            raise InputError(f"{path}: not a file of scores written by `eddycast evaluate`.")
+        if content["schema"] != SCHEMA:
+            raise InputError(
+                f"{path}: scores of schema {content['schema']!r}, this version reads {SCHEMA}; evaluate again."
+            )
+        if content.pop("digest") != _digest(content):
+            raise InputError(f"{path}: these scores were edited or damaged after they were written; evaluate again.")
+        parts = {
+            kind: {name: (item["dims"], _decode(item)) for name, item in content[kind].items()}
+            for kind in ("coordinates", "variables")
+        }
+        return cls(xr.Dataset(parts["variables"], parts["coordinates"]), _restore(content["attributes"]))
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False, indent=None, separators=(",", ":"))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Tells whether scores are as they were written; whoever reads them may then rely on what they hold."""
+    return hashlib.sha256(_text(content).encode()).hexdigest()
 
 
 def _array(item: xr.DataArray) -> dict[str, Any]:

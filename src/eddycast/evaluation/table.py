@@ -20,6 +20,8 @@ COLUMNS = (
     ("rmse_member", "RMSE member", True),
     ("vrmse_member", "VRMSE member", False),
     ("crps", "CRPS", True),
+    ("energy_score", "energy", True),
+    ("variogram_score", "variogram", True),
     ("spread_skill", "spread/skill", False),
     ("correlation_mean", "corr mean", False),
     ("correlation_member", "corr member", False),
@@ -28,16 +30,19 @@ COLUMNS = (
 
 
 def table(scores: Scores, *, leads: int = 7) -> str:
-    """A few lead times per field; RMSE and CRPS in climatological standard deviations, with interval half widths."""
+    """A few lead times per field; scores with a unit in climatological standard deviations, with interval half widths."""
     unit = scores.time_units if scores.time_units not in ("", "1") else ""
     lines = []
     known = [column for column in COLUMNS if column[0] in scores.attributes["scores"]]
     physical = {score.name for score in SCORES if score.physical}
+    physical |= {name for name, about in scores.attributes.get("about", {}).items() if about["physical"]}
     extra = [(name, name, name in physical) for name in scores.attributes["scores"] if name not in STANDARD_NAMES]
     for field in scores.fields:
         std = float(scores.data["climatology_std"].sel(field=field))
         own = scores.attributes["units"].get(field, "1")
-        lines.append(f"{field}: RMSE and CRPS in climatological standard deviations ({std:.4g}{_unit(own)})")
+        lines.append(
+            f"{field}: RMSE, CRPS, energy, variogram in climatological standard deviations ({std:.4g}{_unit(own)})"
+        )
         head = ["time" if scores.analysis else "lead", *(["Lyapunov"] if scores.lyapunov_time else [])]
         rows = [[*head, *(title for _, title, _ in (*known, *extra)), "cases"]]
         for place in chosen_leads(scores, leads):

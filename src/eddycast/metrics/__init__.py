@@ -1,17 +1,39 @@
 """Scores as plain functions of tensors; `registry` lists those that an evaluation computes."""
 
 from eddycast.metrics.bootstrap import Interval, block_bootstrap, case_blocks
+from eddycast.metrics.density import (
+    Histogram,
+    empty_histogram,
+    even_edges,
+    hellinger,
+    jensen_shannon,
+    log_ratio,
+    total_variation,
+)
+from eddycast.metrics.energy import energy_score, field_sketch, sketched_energy_score
 from eddycast.metrics.ensemble import (
     SpreadSkill,
     corrected_variance,
     coverage,
     crps,
-    energy_score,
     rank_histogram,
     spread_skill,
 )
 from eddycast.metrics.field import correlation, mae, mask_weights, mse, rmse, variance, vrmse, weighted_mean
 from eddycast.metrics.registry import SCORES, scores_for
+from eddycast.metrics.reliability import (
+    BrierParts,
+    Calibration,
+    EventTable,
+    SpreadErrorTable,
+    below_members,
+    brier_score,
+    central_coverage,
+    coverage_curve,
+    event_table,
+    quantile_reliability,
+    spread_error_table,
+)
 from eddycast.metrics.score import Score
 from eddycast.metrics.spectrum import (
     Shells,
@@ -23,37 +45,67 @@ from eddycast.metrics.spectrum import (
     spectral_errors,
 )
 from eddycast.metrics.time import counted_time, first_crossing_time, never_crossed
+from eddycast.metrics.variogram import Lags, all_pairs, neighbours, variogram_score
+from eddycast.metrics.wasserstein import earth_movers_distance, pooled_wasserstein, sliced_wasserstein, wasserstein
 
 __all__ = [
     "SCORES",
+    "BrierParts",
+    "Calibration",
+    "EventTable",
+    "Histogram",
     "Interval",
+    "Lags",
     "Score",
     "Shells",
     "SpectralError",
+    "SpreadErrorTable",
     "SpreadSkill",
+    "all_pairs",
     "bands",
+    "below_members",
     "block_bootstrap",
+    "brier_score",
     "case_blocks",
+    "central_coverage",
     "corrected_variance",
     "correlation",
     "counted_time",
     "coverage",
+    "coverage_curve",
     "crps",
+    "earth_movers_distance",
+    "empty_histogram",
     "energy_score",
+    "even_edges",
+    "event_table",
     "excess_in_empty_modes",
+    "field_sketch",
     "first_crossing_time",
+    "hellinger",
+    "jensen_shannon",
+    "log_ratio",
     "mae",
     "mask_weights",
     "mse",
+    "neighbours",
     "never_crossed",
+    "pooled_wasserstein",
     "power_spectrum",
+    "quantile_reliability",
     "rank_histogram",
     "rmse",
     "scores_for",
     "shells",
+    "sketched_energy_score",
+    "sliced_wasserstein",
     "spectral_errors",
+    "spread_error_table",
     "spread_skill",
+    "total_variation",
     "variance",
+    "variogram_score",
     "vrmse",
+    "wasserstein",
     "weighted_mean",
 ]

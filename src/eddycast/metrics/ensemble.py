@@ -1,4 +1,4 @@
-"""Scores of an ensemble: CRPS, spread and skill, ranks, coverage, energy score.
+"""Scores of an ensemble point by point: CRPS, spread and skill, ranks, coverage.
 
 An ensemble is (member, *shape), its truth (*shape). Pointwise scores are left at the points: average them with
 `field.weighted_mean`. Scores over space take `weights` (*space), the trailing axes of `shape`; points of weight zero
@@ -13,8 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eddycast.metrics.chunks import pieces
 from eddycast.metrics.field import mse, weighted_mean
-from eddycast.metrics.ordering import sort_members
+from eddycast.metrics.ordering import NETWORK_MEMBERS, sort_in_place, sort_members
+
+PIECE = 4 * 2**20  # bytes of the members that are sorted at once: they stay in the cache
 
 
 def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
@@ -33,14 +36,37 @@ def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
         does not see a *single* member run away: its error and its distance to the others cancel. Count such members,
         or look at `fair=False` as well.
     Raises: ValueError for too few members or shapes that disagree.
-    Source: Ferro (2014), doi:10.1002/qj.2270. By sorting: O(M log^2 M) up to 128 members, then O(M log M).
+    Source: Ferro (2014), doi:10.1002/qj.2270. By sorting: O(M log^2 M) up to 128 members, then O(M log M). Piece by
+        piece, in a few MB besides inputs and result, unless a gradient is asked for.
     """
-    members = _members(ensemble, truth, 2 if fair else 1, "The fair CRPS", "draw more, or pass fair=False")
-    rank = torch.arange(1, members + 1, dtype=ensemble.dtype, device=ensemble.device)
+    members = check_members(ensemble, truth, 2 if fair else 1, "The fair CRPS", "draw more, or pass fair=False")
+    rank = torch.arange(1, members + 1, dtype=torch.float64)
     weight = (2 * rank - members - 1) / (members * max(members - 1 if fair else members, 1))
+    weight = weight.to(device=ensemble.device, dtype=torch.result_type(ensemble, truth))
     # Sorted relative to the truth: an offset (kelvin) would cost digits in the sum over pairs.
-    error = sort_members(ensemble - truth)
-    return error.abs().mean(dim=0) - torch.tensordot(weight, error, dims=1)
+    if torch.is_grad_enabled() and (ensemble.requires_grad or truth.requires_grad):
+        error = sort_members(ensemble - truth)
+        return error.abs().mean(dim=0) - torch.tensordot(weight, error, dims=1)
+    score = torch.empty(truth.shape, dtype=weight.dtype, device=ensemble.device)
+    factors = weight.tolist()
+    for place in pieces(truth.shape, _piece(members + 1, weight)):
+        error = ensemble[:, *place] - truth[place]
+        rows, mean = list(error.unbind(dim=0)), error.abs().mean(dim=0)
+        if members > NETWORK_MEMBERS:
+            score[place] = mean - torch.tensordot(weight, error.sort(dim=0).values, dims=1)
+            continue
+        rows, pairs = sort_in_place(rows, torch.empty_like(mean))
+        torch.mul(rows[0], factors[0], out=pairs)
+        for row, factor in zip(rows[1:], factors[1:], strict=True):
+            pairs.add_(row, alpha=factor)
+        torch.sub(mean, pairs, out=score[place])
+    return score
+
+
+def _piece(members: int, like: Tensor) -> int:
+    """Points whose members make a piece: what a CPU keeps in its cache, more where each call costs a kernel."""
+    size = PIECE if like.device.type == "cpu" else 16 * PIECE
+    return max(1, size // (members * like.element_size()))
 
 
 def corrected_variance(ensemble: Tensor) -> Tensor:
@@ -54,7 +80,10 @@ def corrected_variance(ensemble: Tensor) -> Tensor:
     members = ensemble.shape[0]
     if members < 2:
         raise ValueError(f"A spread needs at least 2 members, got {members}: draw more, or score it as deterministic.")
-    return ensemble.var(dim=0, correction=1) * ((members + 1) / members)
+    mean, square = ensemble.mean(dim=0), torch.zeros_like(ensemble[0])
+    for member in ensemble:  # a strided `var` is several times slower
+        square = square + (member - mean).square()
+    return square * ((members + 1) / (members * (members - 1)))
 
 
 class SpreadSkill(NamedTuple):
@@ -78,7 +107,7 @@ def spread_skill(ensemble: Tensor, truth: Tensor, weights: Tensor, *, over: tupl
         both are (nothing uncertain and nothing missed: it says nothing).
     Raises: ValueError for one member or shapes that disagree.
     """
-    _members(ensemble, truth, 2, "Spread", "draw more, or score it as deterministic")
+    check_members(ensemble, truth, 2, "Spread", "draw more, or score it as deterministic")
     squared_spread = weighted_mean(corrected_variance(ensemble), weights)
     squared_skill = mse(ensemble.mean(dim=0), truth, weights)
     if over:
@@ -102,10 +131,10 @@ def rank_histogram(
         where a member or the truth is not finite are left out; NaN where none remains.
     Raises: ValueError for shapes that disagree.
     """
-    members = _members(ensemble, truth, 1, "A rank", "pass at least one")
+    members = check_members(ensemble, truth, 1, "A rank", "pass at least one")
     space = weights.ndim
     batch = truth.shape[: truth.ndim - space]
-    finite = torch.isfinite(truth) & torch.isfinite(ensemble).all(dim=0)
+    finite = finite_points(ensemble, truth)
     mass = torch.where(finite, weights.to(device=truth.device, dtype=torch.float64).expand(truth.shape), 0.0)
     below = (ensemble < truth).sum(dim=0)
     tied = (ensemble == truth).sum(dim=0)
@@ -134,46 +163,37 @@ def coverage(ensemble: Tensor, truth: Tensor, level: float) -> Tensor:
     Returns: (*shape), NaN where a member or the truth is not finite.
     Raises: ValueError for a level out of range or shapes that disagree.
     """
-    members = _members(ensemble, truth, 2, "Coverage", "draw more")
+    members = check_members(ensemble, truth, 2, "Coverage", "draw more")
     highest = (members - 1) / (members + 1)
     if not 0 < level <= highest + 1e-12:
         raise ValueError(f"{members} members span central intervals up to {highest:.3f}, asked was {level}.")
-    ordered = sort_members(ensemble)
     position = min(max((1 - level) / 2 * (members + 1), 1.0), members)
+    inside = torch.empty_like(truth)
+    for place in pieces(truth.shape, _piece(members, ensemble)):
+        inside[place] = _inside(ensemble[:, *place], truth[place], position)
+    return inside
+
+
+def _inside(ensemble: Tensor, truth: Tensor, position: float) -> Tensor:
+    """1 or 0 for the interval between the members at `position` from below and from above; NaN where not finite."""
+    members = len(ensemble)
+    ordered = sort_members(ensemble)
     first = min(math.floor(position + 1e-9), members - 1)
     part = max(position - first, 0.0)
     low = ordered[first - 1] + part * (ordered[first] - ordered[first - 1])
     high = ordered[members - first] + part * (ordered[members - first - 1] - ordered[members - first])
     inside = ((truth >= low) & (truth <= high)).to(truth.dtype)
-    finite = torch.isfinite(truth) & torch.isfinite(ensemble).all(dim=0)
+    finite = finite_points(ensemble, truth)
     return torch.where(finite, inside, torch.full_like(inside, torch.nan))
 
 
-def energy_score(ensemble: Tensor, truth: Tensor, weights: Tensor, *, fair: bool = True) -> Tensor:
-    """CRPS of whole fields: absolute values become root mean squares over space; sees correlations between points.
-
-        ES = mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1)),  |x|^2 = <x^2> weighted over space
-
-    Args:
-        ensemble: (member, *batch, *space).
-        truth: (*batch, *space).
-        weights: (*space).
-        fair: As in `crps`.
-
-    Returns: (*batch), units of the field. Times the root of the number of points it is the Euclidean form.
-    Raises: ValueError for too few members or shapes that disagree.
-    Source: Gneiting & Raftery (2007), doi:10.1198/016214506000001437, eq. 22. Cost O(M^2).
-    """
-    members = _members(ensemble, truth, 2 if fair else 1, "The fair energy score", "draw more, or pass fair=False")
-    error = weighted_mean((ensemble - truth).square(), weights).sqrt().mean(dim=0)
-    pairs = torch.zeros_like(error)
-    for first in range(members - 1):
-        difference = ensemble[first + 1 :] - ensemble[first]
-        pairs = pairs + weighted_mean(difference.square(), weights).sqrt().sum(dim=0)
-    return error - pairs / (members * max(members - 1 if fair else members, 1))
+def finite_points(ensemble: Tensor, truth: Tensor) -> Tensor:
+    """(*shape): True where truth and every member are finite; one sum, which anything else spoils, tells it."""
+    return torch.isfinite(ensemble.sum(dim=0) + truth)
 
 
-def _members(ensemble: Tensor, truth: Tensor, least: int, what: str, advice: str) -> int:
+def check_members(ensemble: Tensor, truth: Tensor, least: int, what: str, advice: str) -> int:
+    """Number of members. Raises: ValueError for too few of them, or shapes that disagree."""
     members = ensemble.shape[0]
     if members < least:
         raise ValueError(f"{what} needs at least {least} members, got {members}: {advice}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,25 @@ def sort_members(ensemble: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def _comparators(members: int) -> list[tuple[int, int]]:
+def sort_in_place(rows: list[Tensor], spare: Tensor) -> tuple[list[Tensor], Tensor]:
+    """`sort_members` without any new memory: the rows are overwritten, and so is `spare`, a row more.
+
+    Args:
+        rows: One tensor (*shape) for each member, at most `NETWORK_MEMBERS`; not differentiable.
+        spare: (*shape), of any content.
+
+    Returns: the same tensors in another order: the members in increasing order, and the row that is now spare.
+    """
+    rows = list(rows)
+    for low, high in _comparators(len(rows)):
+        torch.minimum(rows[low], rows[high], out=spare)
+        torch.maximum(rows[low], rows[high], out=rows[high])
+        rows[low], spare = spare, rows[low]
+    return rows, spare
+
+
+@cache
+def _comparators(members: int) -> tuple[tuple[int, int], ...]:
     """Pairs to put in order, one after the other."""
     pairs = []
     merged = 1  # runs of this length are sorted
@@ -39,4 +59,4 @@ def _comparators(members: int) -> list[tuple[int, int]]:
                         pairs.append((low, high))
             distance //= 2
         merged *= 2
-    return pairs
+    return tuple(pairs)

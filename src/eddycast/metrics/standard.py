@@ -30,8 +30,18 @@ STANDARD: tuple[Score, ...] = (
     Score("rmse_mean", _skill, "RMSE of the ensemble mean (skill)", torch.sqrt, physical=True),
     Score("rmse_member", lambda e, y, w: mse(e[0], y, w), "RMSE of the first member", torch.sqrt, physical=True),
     Score("mae_mean", lambda e, y, w: mae(e.mean(dim=0), y, w), "MAE of the ensemble mean", physical=True),
-    Score("vrmse_mean", lambda e, y, w: vrmse(e.mean(dim=0), y, w), "VRMSE of the ensemble mean, averaged over frames"),
-    Score("vrmse_member", lambda e, y, w: vrmse(e[0], y, w), "VRMSE of the first member, averaged over frames"),
+    Score(
+        "vrmse_mean",
+        lambda e, y, w: vrmse(e.mean(dim=0), y, w),
+        "VRMSE of the ensemble mean, averaged over frames",
+        min_points=2,
+    ),
+    Score(
+        "vrmse_member",
+        lambda e, y, w: vrmse(e[0], y, w),
+        "VRMSE of the first member, averaged over frames",
+        min_points=2,
+    ),
     Score("crps", _crps_fair, "fair CRPS; the absolute error where there is one member", physical=True),
     Score("crps_biased", _crps_biased, "CRPS of the ensemble as it is, punishing small ones", physical=True),
     Score("spread", _spread, "spread, corrected by sqrt((M + 1) / M)", torch.sqrt, physical=True, min_members=2),
@@ -49,6 +59,7 @@ STANDARD: tuple[Score, ...] = (
         lambda e, y, w: correlation(e.mean(dim=0), y, w),
         "Pearson correlation over space, ensemble mean",
         better="higher",
+        min_points=2,
         lost=0.0,
     ),
     Score(
@@ -56,6 +67,7 @@ STANDARD: tuple[Score, ...] = (
         lambda e, y, w: correlation(e[0], y, w),
         "Pearson correlation over space, first member",
         better="higher",
+        min_points=2,
         lost=0.0,
     ),
     Score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from eddycast.errors import InputError
 from eddycast.files import write_bytes
 from eddycast.report.canvas import INK, LINES, colour_scale, new_figure, plain, spread_scale, styled, with_units
 from eddycast.report.fields import draw_image, lead_words, map_aspect, orient, panels_of
-from eddycast.report.view import View, aligned, lead_times, open_result, view
+from eddycast.report.view import SpaceAxis, View, aligned, lead_times, open_result, view
 
 _POINTS = 320  # most points of an axis in a movie's frame
 
@@ -73,7 +74,9 @@ def _chosen(source: xr.Dataset | str | Path, frames: int) -> np.ndarray:
 def _frames(whole: View, truth: View | None) -> Iterator[Image.Image]:
     """Draw what stays once, and over it what moves for each frame."""
     with styled():
-        figure, update = (_lines if len(whole.space) == 1 else _maps)(whole, truth)
+        one_point = len(whole.space) == 1 and whole.space[0].values.size == 1
+        draw = _growing if one_point else _lines if len(whole.space) == 1 else _maps
+        figure, update = draw(whole, truth)
         canvas = cast(FigureCanvasAgg, figure.canvas)
         for artist in update(0):
             artist.set_animated(True)
@@ -84,6 +87,19 @@ def _frames(whole: View, truth: View | None) -> Iterator[Image.Image]:
             for artist in update(number):
                 figure.draw_artist(artist)
             yield Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _growing(whole: View, truth: View | None) -> tuple[Figure, Update]:
+    """A field of one point: its lines over time, drawn as far as the movie has come."""
+    time = SpaceAxis("time" if whole.kind == "analysis" else "lead time", whole.lead_units, whole.leads)
+
+    def on_time(values: np.ndarray) -> np.ndarray:
+        """(*few, lead_time, 1) to (*few, frame, lead_time), missing after the frame."""
+        later = np.triu(np.ones((len(whole.leads), len(whole.leads)), dtype=bool), k=1)
+        return np.where(later, np.nan, np.moveaxis(values, -1, -2))
+
+    known = None if truth is None else replace(truth, mean=on_time(truth.mean))
+    return _lines(replace(whole, space=(time,), mean=on_time(whole.mean), examples=on_time(whole.examples)), known)
 
 
 def _lines(whole: View, truth: View | None) -> tuple[Figure, Update]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,24 +201,30 @@ def _training_log(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]],
     series: dict[str, tuple[list[float], list[float]]] = {}
     starts: list[float] = []
     before, last, stage = 0.0, 0.0, None
-    with path.open() as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(record, dict) or not _is_count(record.get("step", 0)):
                 break
             if record.get("stage") != stage:
                 stage, before = record.get("stage"), last
                 starts.append(before)
             last = before + float(record.get("step", 0))
             for key, name in (("loss", "training loss"), ("validation_crps", "validation CRPS")):
-                if isinstance(record.get(key), (int, float)):
+                if isinstance(record.get(key), float) and math.isfinite(record[key]):
                     steps, values = series.setdefault(name, ([], []))
                     steps.append(last)
                     values.append(float(record[key]))
     return {name: (np.asarray(steps), np.asarray(values)) for name, (steps, values) in series.items()}, np.asarray(
         starts
     )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _title(scores: Mapping[str, Scores], provenance: Mapping[str, str], names: Sequence[str]) -> str:

@@ -45,6 +45,17 @@ class Chart:
     better: Literal["lower", "higher", ""] = ""
 
 
+@dataclass(frozen=True)
+class Diagram:
+    """Square axes in which a reliable ensemble follows the diagonal, from zero to `top` or as far as the curves go."""
+
+    title: str
+    across: str
+    upwards: str
+    curves: tuple[Curve, ...]
+    top: float | None = None
+
+
 def score_curves(
     charts: Sequence[Chart], x_label: str, *, lyapunov_time: float | None = None, ranks: Mapping[str, int] | None = None
 ) -> Figure:
@@ -149,6 +160,47 @@ def rank_histogram(counts: Mapping[str, np.ndarray], ranks: Mapping[str, int] | 
             _frame(axes, across=False)
         for row in grid:
             row[0].set_ylabel("frequency / flat")
+    return figure
+
+
+def calibration(diagrams: Sequence[Diagram], ranks: Mapping[str, int] | None = None) -> Figure:
+    """Diagrams side by side, the diagonal dashed."""
+    with styled():
+        figure = new_figure(3.3 * len(diagrams) + 0.2, 3.55)
+        grid = figure.subplots(1, len(diagrams), squeeze=False)[0]
+        for axes, diagram in zip(grid, diagrams, strict=True):
+            values = np.concatenate([np.concatenate([curve.x, curve.y]) for curve in diagram.curves])
+            top = diagram.top or 1.06 * float(values[np.isfinite(values)].max(initial=0.0)) or 1.0
+            axes.plot([0, top], [0, top], color=INK, linewidth=1.0, linestyle=(0, (4, 2)))
+            for number, curve in enumerate(diagram.curves):
+                style = line_style(curve.method, number if ranks is None else ranks.get(curve.method, number))
+                axes.plot(curve.x, curve.y, marker="o", markersize=2.5, label=curve.method, **style)
+            axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+            axes.set(title=diagram.title, xlabel=diagram.across, ylabel=diagram.upwards)
+            _frame(axes)
+        _legend(figure)
+    return figure
+
+
+def densities(charts: Sequence[Chart], x_label: str, *, ranks: Mapping[str, int] | None = None) -> Figure:
+    """Probability densities on a logarithmic scale, one chart for each lead time; the truth is a wide grey line."""
+    ranks = method_ranks(charts) if ranks is None else ranks
+    with styled():
+        figure = new_figure(max(3.2 * len(charts), 5.6), 2.95)
+        grid = figure.subplots(1, len(charts), squeeze=False, sharey=True)[0]
+        for axes, chart in zip(grid, charts, strict=True):
+            for curve in chart.curves:
+                y = np.where(curve.y > 0, curve.y, np.nan)
+                if curve.method == "truth":
+                    axes.plot(curve.x, y, color=INK, alpha=0.35, linewidth=4.5, label="truth", solid_capstyle="round")
+                else:
+                    axes.plot(curve.x, y, label=curve.method, **line_style(curve.method, ranks.get(curve.method, 0)))
+            axes.set_yscale("log")
+            axes.set_title(chart.title)
+            axes.set_xlabel(x_label)
+            _frame(axes)
+        grid[0].set_ylabel("probability density")
+        _legend(figure)
     return figure
 
 

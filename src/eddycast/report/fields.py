@@ -26,6 +26,7 @@ from eddycast.report.canvas import (
     styled,
     with_units,
 )
+from eddycast.report.lines import time_lines
 from eddycast.report.view import SpaceAxis, View
 
 _MOST_DOTS = 20_000  # observations above this number are drawn as an image
@@ -89,8 +90,11 @@ def field_picture(view: View, truth: View | None = None, observations: View | No
 def space_time(view: View, panels: Sequence[Panel], *, mark: float | None = None) -> Figure:
     """Space-time (Hovmoeller) strips under one time axis: lead time to the right, space upwards.
 
-    Rows of one scale share colours and colour bar. `mark` draws a line at that time (end of the observations).
+    Rows of one scale share colours and colour bar. `mark` draws a line at that time (end of the observations). A field
+    of one point becomes lines over time instead.
     """
+    if view.space[0].values.size == 1:
+        return time_lines(view, panels, _time_label(view), mark=mark)
     with styled():
         height = 0.98 * len(panels) + 0.85
         figure = new_figure(9.6, height)

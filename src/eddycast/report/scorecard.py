@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,8 +32,34 @@ def time_words(scores: Scores, lead: float) -> str:
     return f"{lead:.4g}" + ("" if scores.time_units in ("1", "") else f" {_flat(scores.time_units)}")
 
 
+# Scores that have a place of their own, or say the same as one that has.
+_PLACED = frozenset(
+    {
+        "rmse_mean", "rmse_member", "mae_mean", "vrmse_mean", "vrmse_member", "crps", "crps_biased", "spread",
+        "spread_skill", "correlation_mean", "correlation_member", "coverage_50", "coverage_80",
+    }
+)  # fmt: skip
+_TITLES = {"energy_score": "Energy score", "variogram_score": "Variogram score"}
+
+
+def other_scores(scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
+    """Scores without a place of their own, registered or the user's, each with what the evaluation says about it."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in scores.values():
+        about = one.attributes.get("about", {})
+        for name in one.attributes.get("scores", ()):
+            if name not in _PLACED and name in one.data:
+                found.setdefault(str(name), dict(about.get(name, {})))
+    return found
+
+
+def title_of(name: str) -> str:
+    """Heading of a score: its name in words."""
+    return _TITLES.get(name, name.replace("_", " ").capitalize())
+
+
 def score_charts(scores: Mapping[str, Scores], field: str) -> list[Chart]:
-    """RMSE, CRPS, correlation and spread over error of every method, with their intervals, over lead time."""
+    """RMSE, CRPS, correlation, spread over error and every other score, with their intervals, over lead time."""
     first = next(iter(scores.values()))
     units = str(first.attributes.get("units", {}).get(field, "1"))
     deviation = float(first.data["climatology_std"].sel(field=field))
@@ -60,7 +86,28 @@ def score_charts(scores: Mapping[str, Scores], field: str) -> list[Chart]:
         tops = [float(np.nanmax(curve.y)) for curve in curves if np.isfinite(curve.y).any()]
         top = min(max([1.5, *(1.08 * value for value in tops)]), 2.5)
         charts.append(Chart("Spread / error", curves, "1", 1.0, "reliable", (0.0, top)))
+    for name, about in other_scores(scores).items():
+        if curves := _curves(scores, name, field):
+            charts.append(_other_chart(name, about, curves, units))
     return charts
+
+
+def _other_chart(name: str, about: Mapping[str, Any], curves: tuple[Curve, ...], units: str) -> Chart:
+    target, better = about.get("target"), about.get("better", "")
+    ends = [curve.y if curve.high is None else np.fmax(curve.y, curve.high) for curve in curves]
+    lows = [curve.y if curve.low is None else np.fmin(curve.y, curve.low) for curve in curves]
+    # Half of the methods, not the worst one, set the scale.
+    top = 1.08 * min(max(np.nanmax(values) for values in ends), 4 * float(np.median([np.nanmax(v) for v in ends])))
+    low = min(0.0, *(float(np.nanmin(values)) for values in lows))
+    return Chart(
+        title_of(name),
+        curves,
+        units if about.get("physical") else "1",
+        None if target is None else float(target),
+        "" if target is None else "reliable",
+        (low, float(top)) if np.isfinite(top) and top > low else None,
+        better if better in ("lower", "higher") else "",
+    )
 
 
 def _curves(scores: Mapping[str, Scores], name: str, field: str) -> tuple[Curve, ...]:
@@ -166,6 +213,12 @@ def comparison_table(scores: Mapping[str, Scores], field: str, leads: int = 3) -
         header.append(f"Spread / error at {when[times.index(middle)]}")
         directions.append("one")
         columns.append([_cell(_at(one, "spread_skill", field, middle)) for one in scores.values()])
+    for name, about in other_scores(scores).items():
+        values = [_at(one, name, field, middle) for one in scores.values()]
+        if np.isfinite(values).any():
+            header.append(f"{title_of(name)} at {when[times.index(middle)]}{unit if about.get('physical') else ''}")
+            directions.append(about["better"] if about.get("better") in ("lower", "higher") else "")
+            columns.append([_cell(value) for value in values])
     lasting = [high_correlation(one, field) for one in scores.values()]
     if any(item is not None for item in lasting):
         header.append(f"High correlation for ({'LT' if lyapunov else _flat(first.time_units)})")

@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from eddycast.report.calibration import calibration_diagrams, density_charts
 from eddycast.report.canvas import inline_svg, is_solver, with_units
-from eddycast.report.curves import rank_histogram, score_curves, spectra, spread_skill
+from eddycast.report.curves import calibration, densities, rank_histogram, score_curves, spectra, spread_skill
 from eddycast.report.fields import Panel, field_picture, joined, panels_of, space_time
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, grade, slug, write_report
 from eddycast.report.scorecard import (
@@ -127,7 +128,7 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
     ranks = {method: rank for rank, method in enumerate(scores)}
     lead = with_units("time since the first frame" if main.analysis else "lead time", main.time_units)
     compared: list[Table] = []
-    curves, powers, histograms, reliability = [], [], [], []
+    curves, powers, histograms, reliability, laws = [], [], [], [], []
     for one in fields:
         suffix = f" of {one}" if len(fields) > 1 else ""
         units = str(main.attributes.get("units", {}).get(one, "1"))
@@ -159,10 +160,23 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
             )
             picture = _picture(spread_skill(pairs, units, ranks), f"reliability-{slug(one)}", caption)
             reliability.append(replace(picture, narrow=True))
+        diagrams = calibration_diagrams(scores, one, units)
+        if diagrams:
+            caption = (
+                f"Calibration{suffix}, all lead times; a reliable ensemble follows the diagonals. Event: a value more than "
+                "one climatological deviation above the mean. Spread by point: flatter for few members, reliable or not."
+            )
+            reliability.append(_picture(calibration(diagrams, ranks), f"calibration-{slug(one)}", caption))
+        charts = density_charts(scores, one)
+        if charts:
+            caption = f"Probability density of the values{suffix}, members pooled; the wide grey line is the truth."
+            laws.append(_picture(densities(charts, with_units(one, units), ranks=ranks), f"pdf-{slug(one)}", caption))
     title = "Comparison with baselines" if others else "Scores"
     sections = [Section(title, tables=tuple(compared), pictures=tuple(curves))]
     if powers:
         sections.append(Section("Spectra", pictures=tuple(powers)))
+    if laws:
+        sections.append(Section("Distribution of the values", pictures=tuple(laws)))
     if histograms or reliability:
         sections.append(Section("Reliability of the ensemble", pictures=(*histograms, *reliability)))
     return sections

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from eddycast.errors import InputError
+from eddycast.labelled import check_ensemble, open_labelled, values_of
 
 _OUTER = ("init", "member", "lead_time")
 _POINTS = 720  # most points of an axis that a picture can show
@@ -116,17 +117,8 @@ def open_result(source: xr.Dataset | str | Path) -> xr.Dataset:
         path, name = Path(source), str(source)
         if not path.exists():
             raise InputError(f"{name}: no such file; give a forecast or an analysis (.nc or .zarr).")
-        zarr = path.suffix == ".zarr" or path.is_dir()
-        try:
-            result = xr.open_dataset(path, engine="zarr" if zarr else "h5netcdf", decode_timedelta=False)
-        except Exception as error:  # each back end has its own errors for a broken file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{name}: not a readable NetCDF-4 or Zarr forecast ({reason}); write it again.") from error
-    if "lead_time" not in result.dims:
-        found = ", ".join(str(dim) for dim in result.dims) or "none"
-        raise InputError(f"{name}: expected the dimensions (init, member, lead_time, *space), found {found}; "
-                         "give a file written by `eddycast forecast` or `eddycast assimilate`.")  # fmt: skip
-    return result
+        result = open_labelled(path, decode_times=True)
+    return check_ensemble(result, name)
 
 
 def field_names(result: xr.Dataset) -> list[str]:
@@ -293,12 +285,13 @@ def _middle_plane(array: xr.DataArray) -> tuple[xr.DataArray, str]:
 
 def _moments(array: xr.DataArray, examples: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Mean and standard deviation over members, one member in memory at a time (Welford), and the first few members."""
+    name = f"The field {str(array.name)!r}"
     if "member" not in array.dims:
-        values = np.asarray(array.values, dtype=np.float32)
+        values = _single(array, name)
         return values, None, values[None]
     kept, mean, squares = [], np.zeros(()), np.zeros(())
     for index in range(array.sizes["member"]):
-        values = np.asarray(array.isel(member=index).values, dtype=np.float32)
+        values = _single(array.isel(member=index), name)
         if index < examples:
             kept.append(values)
         change = values - mean
@@ -307,6 +300,11 @@ def _moments(array: xr.DataArray, examples: int) -> tuple[np.ndarray, np.ndarray
     members = array.sizes["member"]
     spread = np.sqrt(squares / (members - 1)).astype(np.float32) if members > 1 else None
     return np.asarray(mean, dtype=np.float32), spread, np.stack(kept)
+
+
+def _single(array: xr.DataArray, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return values_of(array, name).astype(np.float32)
 
 
 def _number(value: Any) -> float | None:
