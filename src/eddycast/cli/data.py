@@ -33,6 +33,12 @@ def simulate(
         str | None,
         typer.Option(metavar="64x64", help="Points per axis; the system's own if absent.", show_default=False),
     ] = None,
+    dt: Annotated[
+        float | None, typer.Option(help="Time between stored states; the system's own if absent.", show_default=False)
+    ] = None,
+    spin_up: Annotated[
+        float | None, typer.Option(help="Time before the first state; the system's own if absent.", show_default=False)
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
 ) -> None:
@@ -47,6 +53,8 @@ def simulate(
             steps=steps,
             parameters=parameters,
             grid=shape,
+            dt=dt,
+            spin_up=spin_up,
             seed=seed,
             device=device,
             out=out,

@@ -30,7 +30,7 @@ class SimulationSettings:
         trajectories, steps: Size; trajectories are split 80 / 10 / 10 % into train, valid and test.
         parameters: Fixed values, or pairs (low, high) drawn per trajectory.
         grid: Points per axis; None for the system's own.
-        dt: Time between stored states; None for the system's own.
+        dt, spin_up: Time between stored states and before the first one; None for the system's own.
         seed: Of the simulation.
     """
 
@@ -40,6 +40,7 @@ class SimulationSettings:
     parameters: dict[str, float | tuple[float, float]] = field(default_factory=dict)
     grid: tuple[int, ...] | None = None
     dt: float | None = None
+    spin_up: float | None = None
     seed: int = 0
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eddycast import distributed
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Normalisation, WindowBatches, statistics
 from eddycast.emulators import Emulator, ModelShape, SpectralGuard, Trainable, build_model
 from eddycast.errors import InputError
-from eddycast.files import read_json, write_json
+from eddycast.files import write_json
 from eddycast.grid import Grid
 from eddycast.recipes.calibration import calibrated, validation
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from eddycast.recipes.stored import read_config, read_guard, read_space, read_states
 from eddycast.training import (
     FREE_SETTINGS,
     SCHEMA_VERSION,
@@ -30,12 +33,13 @@ from eddycast.training import (
     RunDirectory,
     Training,
     TrainingObserver,
+    exclusive,
     read_tensors,
     write_tensors,
 )
 
-SAMPLE_WINDOWS = 512
-"""Windows on which scales, bands and conserved means are measured."""
+SAMPLE_WINDOWS, SAMPLE_BYTES = 512, 2**28
+"""Windows on which scales, bands and conserved means are measured, and their size in memory: the smaller one bounds them."""
 CLIMATOLOGY_BYTES = 2**18
 """Size of the training states that a run keeps as a background for filters."""
 
@@ -66,12 +70,16 @@ class Run:
 
     def climatology(self) -> Tensor:
         """Training states kept with the run, physical, (state, channel, *space); a background for filters."""
-        return read_tensors(RunDirectory(self.path).component("climatology"))[0]["states"]
+        return read_states(RunDirectory(self.path), "climatology", (len(self.data["fields"]), *self._shape))
 
     def static_fields(self) -> Tensor | None:
         """Static fields of the training data, (static, *space), or None."""
-        path = RunDirectory(self.path).component("static")
-        return read_tensors(path)[0]["static"] if path.is_file() else None
+        files = RunDirectory(self.path)
+        return read_states(files, "static", self._shape) if files.component("static").is_file() else None
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return Grid.from_dict(self.data["grid"]).shape
 
     def check(self, dataset: Dataset) -> None:
         """Raises: InputError when the run was not trained on data such as these."""
@@ -137,21 +145,28 @@ def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: 
 
     The noise scale may differ: a run that has finished holds the calibrated one.
     """
-    begun = read_json(files.config)
+    begun, _ = read_config(files, str(files.path))
     check_compatible(begun["data"], dataset, str(files.path))
+    before = recipe_to_dict(
+        recipe_from_dict(begun["recipe"], str(files.config))
+    )  # settings that came later, by default
     changed = [
         key
-        for key in differences(begun["recipe"], recipe_to_dict(recipe))
+        for key in differences(before, recipe_to_dict(recipe))
         if not key.startswith(("name", "description", "published", "evaluation.", "simulation", "emulator.noise_scale"))
         and key.removeprefix("training.") not in FREE_SETTINGS
+        and not key.endswith("network.checkpoint")  # memory against time, the same weights
     ]
     if changed:
         raise InputError(
             f"{files.path} was begun with another {', '.join(changed)}: resume with the same settings, or train anew in another --out."
         )
-    tensors, _ = read_tensors(files.component("space"))
+    before_space = read_space(files, list(dataset.field_names), dataset.grid).to_tensors()
     now = space.to_tensors()
-    if any(not torch.allclose(now[key], value, rtol=1e-4) for key, value in tensors.items()):
+    if any(
+        now[key].shape != value.shape or not torch.allclose(now[key], value.to(now[key]), rtol=1e-4)
+        for key, value in before_space.items()
+    ):
         raise InputError(
             f"{files.path} was begun with data of other statistics: resume with the same --data, or train anew in another --out."
         )
@@ -178,13 +193,31 @@ def train_recipe(
 ) -> Position:
     """Train what a recipe says on a data set and leave a run directory.
 
+    Processes that have joined (`distributed.process_group`) all call it; the first one alone writes.
+
     Args:
         stage: Only this stage, from the weights that are in the directory (or in `init`).
         init: Run whose weights are the start.
         resume: Go on from the last checkpoint in the directory.
 
-    Raises: InputError for a stage that does not exist, weights that do not fit, or nothing to resume.
+    Raises: InputError for a stage that does not exist, weights that do not fit, nothing to resume, or a directory that another
+        process is writing.
     """
+    with exclusive(directory) if distributed.is_first() else nullcontext():
+        return _train(recipe, dataset, directory, stage, init, resume, device, observer)
+
+
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    directory: Path,
+    stage: str | None,
+    init: Path | None,
+    resume: bool,
+    device: torch.device | str,
+    observer: TrainingObserver | None,
+) -> Position:
+    """What `train_recipe` does while no other process writes the directory."""
     files = RunDirectory(directory)
     begun = files.config.exists() and files.component("space").exists()
     if resume and not begun:
@@ -214,10 +247,7 @@ def train_recipe(
         load_weights(model, RunDirectory(start))
     emulator = Emulator(model, space, guard)  # type: ignore[arg-type]
     summary = data_summary(dataset)
-    write_components(files, emulator, space, guard)
-    write_context(files, dataset)
-    provenance = describe_hardware(device) | {"trained": False}
-    write_config(files, recipe, summary, shape, provenance)
+    provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
     training = Training(
         model=model,
         space=space,
@@ -229,12 +259,21 @@ def train_recipe(
     )
     if observer is not None:
         training.observer = observer
+    if resume:
+        training.check()
+    distributed.barrier()  # all have seen what was there before the first one writes
+    if distributed.is_first():
+        write_components(files, emulator, space, guard)
+        write_context(files, dataset)
+        write_config(files, recipe, summary, shape, provenance)
     position = training.run(resume=resume)
     model.eval()
-    recipe = calibrated(recipe, emulator, dataset)
-    write_components(files, emulator, space, guard)
-    cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
-    write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
+    if distributed.is_first():
+        recipe = calibrated(recipe, emulator, dataset)
+        write_components(files, emulator, space, guard)
+        cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
+        write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
+    distributed.barrier()  # the run is whole for whoever loads it
     return position
 
 
@@ -244,29 +283,14 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
     Raises: InputError when it is no run, was made by a later version, or has not finished training.
     """
     files = RunDirectory(path)
-    if not files.config.is_file():
-        raise InputError(f"{name} is not a run: expected {files.config.name} in it; `eddycast train` makes one.")
-    config = read_json(files.config)
-    if config.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{name} has schema version {config.get('schema_version')}, this eddycast reads {SCHEMA_VERSION}: "
-            f"use eddycast {config.get('eddycast_version', 'of its time')}."
-        )
-    lacking = [key for key in ("recipe", "data", "shape", "provenance") if key not in config]
-    if lacking:
-        raise InputError(f"{files.config} has no {lacking[0]!r}: was it edited? Restore it or train again.")
+    config, shape = read_config(files, name)
     if not config["provenance"]["trained"]:
         raise InputError(f"{name} has not finished training: go on with `eddycast train ... --out {path} --resume`.")
     recipe = recipe_from_dict(config["recipe"], str(files.config))
-    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config["shape"].items()}
-    shape = ModelShape(**sizes)
+    grid, fields = Grid.from_dict(config["data"]["grid"]), [field["name"] for field in config["data"]["fields"]]
     model = seeded_model(recipe, shape)
     load_weights(model, files)
-    tensors, _ = read_tensors(files.component("space"))
-    space = Normalisation.from_tensors(tensors, read_json(files.normalization))
-    guard = None
-    if files.component("guard").is_file():
-        guard = SpectralGuard.from_tensors(read_tensors(files.component("guard"))[0])
+    space, guard = read_space(files, fields, grid), read_guard(files, len(fields), grid)
     model = model.to(device).eval().requires_grad_(False)
     emulator = Emulator(model, space.to(device), guard)  # type: ignore[arg-type]
     return Run(name, recipe, emulator, config["data"], config["provenance"], path)
@@ -297,7 +321,8 @@ def seeded_model(recipe: Recipe, shape: ModelShape) -> nn.Module:
 
 def sample_windows(dataset: Dataset, space: Normalisation, frames: int) -> Tensor:
     """Windows of training data in model space, (window, time, channel, *space), as many as there are up to a limit."""
-    count = min(SAMPLE_WINDOWS, len(dataset.windows("train", frames)))
+    window_bytes = 4 * frames * math.prod(dataset.state_shape)
+    count = min(SAMPLE_WINDOWS, max(1, SAMPLE_BYTES // window_bytes), len(dataset.windows("train", frames)))
     batches = WindowBatches(dataset, "train", frames, batch_size=count, seed=0)
     state, conditions = batches.batch(0)
     return space.encode(state, conditions, torch.arange(frames, dtype=torch.float64))
@@ -322,11 +347,17 @@ def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[T
 def load_weights(model: nn.Module, files: RunDirectory) -> None:
     """Raises: InputError when the weights of a run do not fit the model."""
     tensors, _ = read_tensors(files.component("model"))
+    own = model.state_dict()
+    for name, value in tensors.items():
+        if name in own and value.dtype != own[name].dtype:
+            raise InputError(f"The weights in {files.path} are of another kind: {name} is {value.dtype}.")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"The weights in {files.path} are not finite, first {name}: restore them or train again.")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"The weights in {files.path} are of another model: {reason}") from error
+        told = str(error).splitlines()[-1].strip()
+        raise InputError(f"The weights in {files.path} are of another model: {told}") from error
 
 
 def write_components(
