@@ -29,6 +29,7 @@ def calls(monkeypatch):
         "methods": [("mmps", "A method")],
         "train": SimpleNamespace(path=Path("runs/my run")),
         "demo": Path("demo/report.html"),
+        "batch_script": "#!/bin/bash",
     }
 
     def recorder(name: str):
@@ -41,9 +42,7 @@ def calls(monkeypatch):
         return record
 
     fake = ModuleType("eddycast.api")
-    names = (
-        "simulate inspect train forecast observe assimilate evaluate plot report compare recipes systems methods demo"
-    )
+    names = "simulate inspect train batch_script forecast observe assimilate evaluate plot report compare recipes systems methods demo"
     for name in names.split():
         setattr(fake, name, recorder(name))
     monkeypatch.setitem(sys.modules, "eddycast.api", fake)
@@ -91,6 +90,12 @@ CASES = [
             "threads": 2,
         },
         "Next: eddycast forecast 'runs/my run' --data d",
+    ),
+    (
+        "train recipe --data d --set a.b=c --slurm --nodes 2 --gpus 4 --time 2:00:00",
+        "batch_script",
+        {"data": "d", "overrides": {"a.b": "c"}, "nodes": 2, "gpus": 4, "time": "2:00:00", "resume": False},
+        "#!/bin/bash",
     ),
     ("train recipe", "train", {"data": None, "out": None, "minutes": None, "resume": False, "seed": None}, "Next:"),
     (
@@ -219,7 +224,6 @@ def test_words_become_arguments(line, function, expected, printed, calls, capsys
         ("simulate ks --out d --param length", "name=lo:hi"),
         ("simulate ks --out d --seed -1", "--seed"),
         ("demo --size huge", "smoke"),
-        ("train recipe --slurm", "not in this version"),
         ("encode run data --out cache", "not in this version"),
     ],
 )

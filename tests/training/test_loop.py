@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eddycast import api
-from eddycast.data import Dataset
+from eddycast.data import Dataset, statistics
 from eddycast.emulators import ModelShape, build_model
 from eddycast.errors import InputError
 from eddycast.recipes import get_recipe, train_recipe
@@ -250,8 +250,23 @@ def test_weights_that_are_not_finite_are_named(data, tmp_path):
     name = next(key for key in spoiled if key.endswith("stem.conv.weight"))
     spoiled[name].fill_(float("inf"))
     write_tensors(RunDirectory(forecaster.path).component("model"), spoiled)
-    with pytest.raises(InputError, match=r"at step 1: .*weights are no longer finite, first .*stem\.conv\.weight"):
+    with pytest.raises(InputError, match=r"not finite, first .*stem\.conv\.weight"):
         api.train(RECIPE, data=data, out=tmp_path / "never", init=tmp_path / "run", observer=SilentObserver())
+
+
+def test_weights_that_became_infinite_are_named_with_stage_and_step(data, tmp_path):
+    recipe = get_recipe(RECIPE)
+    shape = ModelShape(channels=1, periodic=(True,), parameter_mean=(0.0,), parameter_std=(1.0,))
+    model = build_model(recipe.emulator, shape)
+    weight = next(weight for key, weight in model.named_parameters() if key.endswith("stem.conv.weight"))
+    torch.nn.init.constant_(weight, float("inf"))
+    training = Training(
+        model, statistics(data, "train"), data, model.stages(), recipe.training, RunDirectory(tmp_path / "run")
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"at step 1: .*weights are no longer finite, first .*stem\.conv\.weight"
+    ):
+        training.run()
 
 
 @pytest.mark.parametrize(

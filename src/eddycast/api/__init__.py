@@ -5,6 +5,7 @@ from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.results import compare, evaluate, plot, report
 from eddycast.api.runs import assimilate, forecast, methods, recipes, train
+from eddycast.api.slurm import batch_script
 from eddycast.data import Dataset
 from eddycast.evaluation import Scores
 from eddycast.observations import Observations
@@ -15,6 +16,7 @@ __all__ = [
     "Observations",
     "Scores",
     "assimilate",
+    "batch_script",
     "compare",
     "demo",
     "evaluate",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -18,6 +19,7 @@ from eddycast.data.arrays import ArraySource
 from eddycast.emulators import Emulator, IdentitySpace, SolverModel, UniversalDiffusion
 from eddycast.errors import InputError
 from eddycast.grid import Grid
+from eddycast.labelled import values_of
 from eddycast.observations import Observations
 from eddycast.recipes import parse_value
 
@@ -128,7 +130,7 @@ def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator
             f"{forecaster.name} needs the parameters {', '.join(system.info.parameter_names)}; the observations of "
             f"{', '.join(names)} carry {', '.join(observations.parameter_names) or 'none'}."
         )
-    return Emulator(SolverModel(system), IdentitySpace(), chunk=1024)
+    return Emulator(SolverModel(system), IdentitySpace(), chunk=1024, place=forecaster.device)
 
 
 def static_fields(forecaster: Forecaster) -> Tensor | None:
@@ -152,8 +154,15 @@ def ensemble_states(content: xr.Dataset, names: Sequence[str], grid: Grid) -> Te
     shape = tuple(content.sizes.get(name, 0) for name in grid.names)
     if shape != grid.shape:
         raise InputError(f"The ensemble is on {shape} points of {grid.names}, {grid.shape} were expected.")
-    array = content[list(names)].to_array("channel").transpose("member", "init", "lead_time", "channel", *grid.names)
-    return torch.as_tensor(array.values)
+    dims = ("member", "init", "lead_time", *grid.names)
+    if strange := [name for name in names if set(content[name].dims) != set(dims)]:
+        raise InputError(
+            f"The field {strange[0]!r} of the ensemble has the dimensions {', '.join(map(str, content[strange[0]].dims))}; "
+            f"expected {', '.join(dims)}."
+        )
+    fields = [values_of(content[name].transpose(*dims), f"The field {name!r} of the ensemble") for name in names]
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.stack(fields, axis=3).astype(np.float32))
 
 
 def climatological(forecaster: Forecaster, conditions: Conditions, members: int | None, seed: int) -> Tensor:

@@ -181,8 +181,8 @@ class Forecaster:
                 f"A forecast goes on from {emulator.context} states at whole steps in a row, the last of this file lie at "
                 f"{', '.join(f'{step:g}' for step in used.tolist())} steps: make it with --steps."
             )
-        last = torch.as_tensor(opened_analysis["frame"].values) + int(used[-1].round())
-        numbers = torch.as_tensor(opened_analysis["trajectory"].values)
+        last = torch.as_tensor(opened_analysis["frame"].values).long() + int(used[-1].round())
+        numbers = torch.as_tensor(opened_analysis["trajectory"].values).long()
         start = Initial(dataset, numbers, last, ())
         lead_steps = self._lead_steps(dataset, steps, leads)
         noise = MemberNoise.grid(seed, len(numbers), members)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from eddycast import data as rooms
-from eddycast import evaluation
+from eddycast import distributed, evaluation
 from eddycast import report as pictures
 from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
-from eddycast.files import write_bytes
+from eddycast.files import stage_of, staged_directory, write_bytes
 
 
 def evaluate(
@@ -23,15 +25,18 @@ def evaluate(
 ) -> Scores:
     """Scores of a forecast or an analysis; see `evaluation.evaluate` for options and what is computed.
 
+    Under torchrun every process calls it, the cases are shared, and the first process writes.
+
     Args:
         forecast: From `Forecaster.forecast` or `.assimilate`, or a file.
         truth: The data that it was made from.
         out: JSON file to write.
     """
-    scores = evaluation.evaluate(forecast, opened(truth), **options)
-    if out is not None:
-        scores.to_json(Path(out))
-    return scores
+    with distributed.process_group():
+        scores = evaluation.evaluate(forecast, opened(truth), **options)
+        if out is not None and distributed.is_first():
+            scores.to_json(Path(out))
+        return scores
 
 
 def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:
@@ -54,33 +59,45 @@ def compare(
     members: int = 16,
     steps: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Path:
     """All methods on the same cases: one forecast and score file each, one table, one report.
 
-    Every forecaster starts from the same frames, late enough for the one with the longest context.
+    Every forecaster starts from the same frames, late enough for the one with the longest context. Under torchrun every process
+    calls it, forecasts and scores are shared, and the first process writes.
 
     Returns: the report.
     Raises: InputError when there is nothing to compare, or data do not fit a run.
     """
     if not runs:
         raise InputError("There is nothing to compare: name runs, shipped runs, system:NAME or baseline:NAME.")
-    dataset = opened(data)
-    forecasters = [load(run) for run in runs]
-    stems = [forecaster.name.replace("/", "-").replace(":", "-").strip("-.") for forecaster in forecasters]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"{twice[0]} is named twice: give each run once.")
-    if steps is None:
-        steps = min(forecaster.default_steps for forecaster in forecasters)
-    context = max(forecaster.emulator(dataset).context for forecaster in forecasters)
-    directory = Path(out)
-    directory.mkdir(parents=True, exist_ok=True)
-    initial = dataset.initial(split, start=start, leads=steps).resolved(context)
-    scores: dict[str, Scores] = {}
-    for forecaster, stem in zip(forecasters, stems, strict=True):
-        made = forecaster.forecast(initial, steps=steps, members=members, seed=seed)
-        rooms.write(made, directory / f"{stem}.nc")
-        scores[forecaster.name] = evaluate(made, truth=dataset, out=directory / f"{stem}.scores.json")
-    return comparison_report(scores, directory)
+    with distributed.process_group(device) as place:
+        dataset = opened(data)
+        forecasters = [load(run, device=place) for run in runs]
+        stems = [forecaster.name.replace("/", "-").replace(":", "-").strip("-.") for forecaster in forecasters]
+        if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+            raise InputError(f"{twice[0]} is named twice: give each run once.")
+        if steps is None:
+            steps = min(forecaster.default_steps for forecaster in forecasters)
+        context = max(forecaster.emulator(dataset).context for forecaster in forecasters)
+        directory = Path(out)
+        initial = dataset.initial(split, start=start, leads=steps).resolved(context)
+        label = os.getpid() if distributed.size() == 1 else os.environ["MASTER_PORT"]  # the same for all processes
+        first = distributed.is_first()
+        with staged_directory(directory, label) if first else nullcontext(stage_of(directory, label)) as stage:
+            scores: dict[str, Scores] = {}
+            for forecaster, stem in zip(forecasters, stems, strict=True):
+                made: xr.Dataset | Path = forecaster.forecast(initial, steps=steps, members=members, seed=seed)
+                if first:
+                    rooms.write(made, stage / f"{stem}.nc")
+                if distributed.size() > 1:  # the others have nothing in memory
+                    distributed.barrier()
+                    made = stage / f"{stem}.nc"
+                scores[forecaster.name] = evaluate(made, truth=dataset, out=stage / f"{stem}.scores.json")
+            if first:
+                comparison_report(scores, stage)
+            distributed.barrier()  # nobody reads any more what now moves
+        return directory / "report.html"
 
 
 def comparison_report(scores: Mapping[str, Scores], directory: Path) -> Path:

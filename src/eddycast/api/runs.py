@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from eddycast import assimilation
+from eddycast import assimilation, distributed
 from eddycast.api.data import Data, opened, simulate
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.data import Dataset, check_output, write
@@ -45,6 +45,8 @@ def train(
 ) -> Forecaster:
     """Train the emulator of a recipe and leave a run directory.
 
+    Under torchrun every process calls it, the batches are shared, and the first process writes.
+
     Args:
         recipe: Name, YAML or JSON file, or object.
         data: Opened data or a path; None simulates what the recipe says.
@@ -54,7 +56,7 @@ def train(
         minutes: Fit the number of steps to this time.
         overrides: Settings such as {"training.batch_size": 32}.
         resume: Go on with an interrupted training, exactly.
-        device, threads: Where to compute, with how many CPU threads.
+        device, threads: Where to compute, with how many CPU threads; `cuda` under torchrun is a GPU for each process.
         seed: Replaces the recipe's.
         observer: Shown the progress; None draws a bar.
 
@@ -69,28 +71,29 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     directory = Path("runs") / chosen.name if out is None else Path(out)
-    if data is None:
-        if chosen.simulation is None:
-            raise InputError(f"The recipe {chosen.name} needs data: pass --data with a file or directory.")
-        data = simulated(chosen)
     source = None if init is None else load(init).path
     if init is not None and source is None:
         raise InputError(f"{init} has no weights to start from: --init takes a run.")
-    dataset = opened(data)
-    try:
-        train_recipe(
-            chosen,
-            dataset,
-            directory,
-            stage=stage,
-            init=source,
-            resume=resume,
-            device=device,
-            observer=observer or ProgressBar(),
-        )
-    except FloatingPointError as error:
-        raise InputError(str(error)) from error
-    return load(directory, device=device)
+    with distributed.process_group(device) as place:
+        if data is None:
+            if chosen.simulation is None:
+                raise InputError(f"The recipe {chosen.name} needs data: pass --data with a file or directory.")
+            data = simulated(chosen)
+        dataset = opened(data)
+        try:
+            train_recipe(
+                chosen,
+                dataset,
+                directory,
+                stage=stage,
+                init=source,
+                resume=resume,
+                device=place,
+                observer=observer or ProgressBar(),
+            )
+        except FloatingPointError as error:
+            raise InputError(str(error)) from error
+        return load(directory, device=place)
 
 
 def find_recipe(recipe: str | Path | Recipe) -> Recipe:
@@ -114,6 +117,7 @@ def simulated(recipe: Recipe) -> Dataset:
         parameters=settings.parameters,
         grid=settings.grid,
         dt=settings.dt,
+        spin_up=settings.spin_up,
         seed=settings.seed,
     )
 
@@ -131,30 +135,27 @@ def forecast(
     parameters: Mapping[str, float] | None = None,
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
+    device: str = "cpu",
     progress: Any = None,
 ) -> Path:
-    """Forecast from a data set to a file; see `Forecaster.forecast`, and `.forecast_from` when `start` is an analysis file."""
+    """Forecast from a data set to a file; see `Forecaster.forecast`, and `.forecast_from` when `start` is an analysis file.
+
+    Under torchrun every process calls it, the members and cases are shared, and the first process writes.
+    """
     check_output(out)
-    forecaster = load(run)
-    dataset = opened(data)
-    if isinstance(start, Path):
-        if parameters:
-            raise InputError("A forecast from an analysis keeps the parameters of the data: leave --param out.")
-        result = forecaster.forecast_from(
-            start, dataset, steps=steps, leads=leads, members=members, seed=seed, overrides=overrides, progress=progress
-        )
-        return write(result, Path(out))
-    result = forecaster.forecast(
-        dataset.initial(split, start=start, leads=steps or 1),
-        steps=steps,
-        leads=leads,
-        members=members,
-        seed=seed,
-        parameters=parameters,
-        overrides=overrides,
-        progress=progress,
-    )
-    return write(result, Path(out))
+    if isinstance(start, Path) and parameters:
+        raise InputError("A forecast from an analysis keeps the parameters of the data: leave --param out.")
+    with distributed.process_group(device) as place:
+        forecaster = load(run, device=place)
+        dataset = opened(data)
+        options: dict[str, Any] = {"steps": steps, "leads": leads, "members": members, "seed": seed}
+        options |= {"overrides": overrides, "progress": progress}
+        if isinstance(start, Path):
+            result = forecaster.forecast_from(start, dataset, **options)
+        else:
+            initial = dataset.initial(split, start=start, leads=steps or 1)
+            result = forecaster.forecast(initial, parameters=parameters, **options)
+        return write(result, Path(out)) if distributed.is_first() else Path(out)
 
 
 def assimilate(
@@ -169,12 +170,14 @@ def assimilate(
     members: int = 16,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    device: str = "cpu",
     progress: Any = None,
 ) -> Path:
     """Assimilate observations to a file; see `Forecaster.assimilate`."""
     check_output(out)
+    place = distributed.local_device(device)
     given = observations if isinstance(observations, Observations) else Observations.open(observations)
-    result = load(run).assimilate(
+    result = load(run, device=place).assimilate(
         given,
         method=method,
         mode=mode,

@@ -11,8 +11,12 @@ from typing import Annotated
 import typer
 
 import eddycast
+from eddycast import distributed
 from eddycast.cli import catalogue, data, models, results
 from eddycast.errors import InputError
+
+SHARED = ("train", "forecast", "evaluate", "compare")
+"""Commands whose work several processes share."""
 
 app = typer.Typer(
     name="eddycast",
@@ -54,6 +58,11 @@ def top(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit()
+    if distributed.launched() and context.invoked_subcommand not in SHARED:
+        raise InputError(
+            f"`eddycast {context.invoked_subcommand}` runs in one process: start it without torchrun. "
+            f"{', '.join(SHARED)} share their work."
+        )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"{one_line(message()).rstrip('.')}. See '{command_path(error)} --help'.")
         return 2
-    if code == 130:
+    if code == 130 and distributed.speaks():
         complain("interrupted. Nothing half-written was left behind; `eddycast train --resume` continues a training.")
     return code if isinstance(code, int) else 0
 
@@ -104,4 +113,5 @@ def one_line(text: str) -> str:
 
 
 def complain(text: str) -> None:
-    print(f"eddycast: {text}", file=sys.stderr)
+    who = "" if distributed.speaks() else f" (process {os.environ['RANK']})"
+    print(f"eddycast{who}: {text}", file=sys.stderr)

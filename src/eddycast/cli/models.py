@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from eddycast.cli import options
 from eddycast.cli.parse import lead_times, overrides, parameter_values, quoted, start_frame
 from eddycast.errors import InputError
-from eddycast.progress import progress_bar
 
 
 def train(
@@ -44,29 +43,34 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all cores if absent.", show_default=False)
     ] = None,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Print a batch script instead (not in this version).")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a batch script that does this, and nothing else.")
+    ] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="With --slurm: nodes.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="With --slurm: GPUs on each node; 0 trains on CPUs.")] = 1,
+    time: Annotated[str, typer.Option(help="With --slurm: limit, after which the job queues again.")] = "24:00:00",
 ) -> None:
     """Train the emulator of a recipe."""
-    if slurm:
-        raise InputError("`--slurm` is not in this version; put the same command without it into your batch script.")
-    settings = overrides(set_ or [])
+    asked: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "init": init,
+        "stage": stage,
+        "minutes": minutes,
+        "overrides": overrides(set_ or []),
+        "resume": resume,
+        "device": device,
+        "seed": seed,
+        "threads": threads,
+    }
     from eddycast import api
 
-    run = api.train(
-        recipe,
-        data=data,
-        out=out,
-        init=init,
-        stage=stage,
-        minutes=minutes,
-        overrides=settings,
-        resume=resume,
-        device=device,
-        seed=seed,
-        threads=threads,
-    )
-    typer.echo(f"Wrote run {run.path}")
-    typer.echo(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
+    if slurm:
+        typer.echo(api.batch_script(recipe, **asked, nodes=nodes, gpus=gpus, time=time), nl=False)
+        return
+    run = api.train(recipe, **asked)
+    options.say(f"Wrote run {run.path}")
+    options.say(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
 
 
 def encode(
@@ -105,6 +109,7 @@ def forecast(
     ] = None,
     set_: options.Set = None,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
 ) -> None:
     """Forecast an ensemble."""
     if steps is not None and leads is not None:
@@ -113,7 +118,7 @@ def forecast(
     parameters, settings = parameter_values(param or []), overrides(set_ or [])
     from eddycast import api
 
-    with progress_bar("forecasting") as progress:
+    with options.bar("forecasting") as progress:
         path = api.forecast(
             run,
             data=data,
@@ -126,13 +131,14 @@ def forecast(
             overrides=settings,
             seed=seed,
             out=out,
+            device=device,
             progress=progress,
         )
-    typer.echo(f"Wrote forecast {path}")
+    options.say(f"Wrote forecast {path}")
     if start == "last":  # beyond the data there is no truth to score
-        typer.echo(f"Next: eddycast plot {quoted(path)} --out forecast.png")
+        options.say(f"Next: eddycast plot {quoted(path)} --out forecast.png")
     else:
-        typer.echo(f"Next: eddycast evaluate {quoted(path)} --truth {quoted(data)}")
+        options.say(f"Next: eddycast evaluate {quoted(path)} --truth {quoted(data)}")
 
 
 def assimilate(
@@ -154,12 +160,13 @@ def assimilate(
     members: options.Members = 16,
     set_: options.Set = None,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
 ) -> None:
     """Draw a posterior ensemble given observations."""
     settings = overrides(set_ or [])
     from eddycast import api
 
-    with progress_bar("assimilating") as progress:
+    with options.bar("assimilating") as progress:
         path = api.assimilate(
             run,
             observations=observations,
@@ -171,7 +178,8 @@ def assimilate(
             seed=seed,
             overrides=settings,
             out=out,
+            device=device,
             progress=progress,
         )
-    typer.echo(f"Wrote analysis {path}")
-    typer.echo(f"Next: eddycast evaluate {quoted(path)} --truth DATA")
+    options.say(f"Wrote analysis {path}")
+    options.say(f"Next: eddycast evaluate {quoted(path)} --truth DATA")

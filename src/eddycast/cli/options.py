@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
+
+from eddycast import distributed
+from eddycast.progress import progress_bar
 
 Run = Annotated[
     str,
@@ -27,3 +32,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Change a setting of the recipe; may be repeated.", show_default=False),
 ]
+
+
+def say(text: str) -> None:
+    """Print a line; under torchrun one process speaks for all."""
+    if distributed.speaks():
+        typer.echo(text)
+
+
+def bar(title: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """A progress bar, in the process that speaks."""
+    return progress_bar(title) if distributed.speaks() else nullcontext()

@@ -24,11 +24,11 @@ def evaluate(
     from eddycast import api
 
     scores = api.evaluate(forecast, truth=truth, out=out)
-    typer.echo(scores.table())
+    options.say(scores.table())
     if out is not None:
-        typer.echo(f"Wrote scores {out}")
+        options.say(f"Wrote scores {out}")
     inputs = [forecast] if out is None else [forecast, out]
-    typer.echo(f"Next: eddycast report {quoted(*inputs)} --out report.html")
+    options.say(f"Next: eddycast report {quoted(*inputs)} --out report.html")
 
 
 def plot(
@@ -43,7 +43,7 @@ def plot(
     from eddycast import api
 
     api.plot(file, out)
-    typer.echo(f"Wrote {out}")
+    options.say(f"Wrote {out}")
 
 
 def report(
@@ -57,7 +57,7 @@ def report(
     from eddycast import api
 
     api.report(inputs, out)
-    typer.echo(f"Wrote report {out}; open it in a browser.")
+    options.say(f"Wrote report {out}; open it in a browser.")
 
 
 def compare(
@@ -71,9 +71,10 @@ def compare(
     members: options.Members = 16,
     steps: options.Steps = None,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
 ) -> None:
     """Compare several runs on the same cases: one table, one report."""
     from eddycast import api
 
-    api.compare(runs, data=data, out=out, members=members, steps=steps, seed=seed)
-    typer.echo(f"Wrote comparison {out}; open {Path(out) / 'report.html'} in a browser.")
+    api.compare(runs, data=data, out=out, members=members, steps=steps, seed=seed, device=device)
+    options.say(f"Wrote comparison {out}; open {Path(out) / 'report.html'} in a browser.")

@@ -2,6 +2,7 @@
 
 from eddycast.training.checkpoint import Position
 from eddycast.training.files import SCHEMA_VERSION, RunDirectory, read_tensors, write_tensors
+from eddycast.training.lock import exclusive
 from eddycast.training.loop import FREE_SETTINGS, Training
 from eddycast.training.progress import ProgressBar, SilentObserver, TrainingObserver
 from eddycast.training.settings import TrainingSettings
@@ -16,6 +17,7 @@ __all__ = [
     "Training",
     "TrainingObserver",
     "TrainingSettings",
+    "exclusive",
     "read_tensors",
     "write_tensors",
 ]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from eddycast import distributed
 from eddycast.data import Dataset, WindowBatches
-from eddycast.emulators import Space, Stage, TrainingBatch
-from eddycast.files import leftovers, write_bytes
+from eddycast.emulators import Space, Stage
+from eddycast.errors import InputError
+from eddycast.files import leftovers
 from eddycast.training.average import WeightAverage
 from eddycast.training.checkpoint import Position, read_position, restore, save_checkpoint
 from eddycast.training.files import RunDirectory
 from eddycast.training.interrupt import PostponedInterrupt
+from eddycast.training.log import append_log, trim_log
 from eddycast.training.optimiser import build_optimisers
 from eddycast.training.progress import SilentObserver, TrainingObserver
+from eddycast.training.runner import StageRunner, learning_rate_factor
 from eddycast.training.settings import TrainingSettings
+
+__all__ = ["FREE_SETTINGS", "Training", "learning_rate_factor"]
 
 TIMED_STEPS = 8
 FREE_SETTINGS = frozenset({"checkpoint_seconds", "workers", "validations"})
@@ -32,6 +36,9 @@ FREE_SETTINGS = frozenset({"checkpoint_seconds", "workers", "validations"})
 @dataclass
 class Training:
     """One training run of a model in a run directory.
+
+    Processes that have joined (`distributed.process_group`) each call `run` with the same arguments and share the batches; the first
+    alone validates, writes and shows progress. The weights are those of one process, to rounding.
 
     Args:
         model: Whose `stages` are trained; it is on the device where it is to be trained.
@@ -59,13 +66,46 @@ class Training:
         With `resume` the run goes on from its last checkpoint; the weights at the end are bit by bit those of a run that was not
         interrupted, on the same machine with the same number of threads.
 
-        Raises: InputError when what is there belongs to other settings; FloatingPointError with a diagnosis when the loss is no
+        Raises: InputError when what is there belongs to other settings, or a batch has fewer windows than there are passes of
+            processes to share it; FloatingPointError with a diagnosis when the loss is no
             longer finite, the last checkpoint being as it was. KeyboardInterrupt leaves a checkpoint.
         """
+        if not distributed.is_first():
+            self.observer = SilentObserver()
+        passes = distributed.size() * self.settings.accumulate
+        if passes > self.settings.batch_size:
+            raise InputError(
+                f"A batch of {self.settings.batch_size} windows cannot be shared by {distributed.size()} processes with "
+                f"{self.settings.accumulate} passes each: raise training.batch_size, or start fewer processes."
+            )
         try:
             return self._run(*self._start(resume))
         finally:
             self.observer.finished()
+
+    def check(self) -> None:
+        """Read the last checkpoint into the model, before anything is written. Raises: InputError when it cannot be resumed."""
+        path, log = self.directory.checkpoint, self.directory.log
+        for place in (path, log):
+            if place.exists() and not place.is_file():
+                raise InputError(f"{place} is a directory, expected a file of the training: remove it.")
+        if not path.is_file():
+            return
+        position, tensors, updates = read_position(path, self._identity())
+        stage = next(each for each in self.stages if each.name == position.stage)
+        module = stage.module
+        settings = self.settings
+        optimisers = build_optimisers(
+            module, kind=settings.optimiser, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        average = None if settings.average is None else WeightAverage(module, settings.average)
+        restore(
+            tensors,
+            updates,
+            self.model,
+            [] if position.complete else optimisers,
+            None if position.complete else average,
+        )
 
     def _run(self, position: Position, tensors: dict[str, Tensor], updates: int | None) -> Position:
         if position.complete:
@@ -78,7 +118,8 @@ class Training:
                 tensors, updates = {}, None
             self._run_stage(stage, position, tensors, updates)
         position.complete = True
-        save_checkpoint(self.directory.checkpoint, position, self.model, [], None, self._identity())
+        if distributed.is_first():
+            save_checkpoint(self.directory.checkpoint, position, self.model, [], None, self._identity())
         return position
 
     def _identity(self) -> dict[str, Any]:
@@ -89,22 +130,32 @@ class Training:
         }
 
     def _start(self, resume: bool) -> tuple[Position, dict[str, Tensor], int | None]:
-        fresh = Position(stage=self.stages[0].name, done=0)
         path = self.directory.checkpoint
-        for leftover in leftovers(path):
-            leftover.unlink(missing_ok=True)
-        if not resume or not path.is_file():  # stopped before its first checkpoint: to resume is to begin
-            self.directory.log.unlink(missing_ok=True)
-            return fresh, {}, None
-        position, tensors, updates = read_position(path, self._identity())
-        trim_log(self.directory.log, position)
-        return position, tensors, updates
+        fresh: tuple[Position, dict[str, Tensor], int | None] = Position(stage=self.stages[0].name, done=0), {}, None
+        # Without a checkpoint the run was stopped before its first one: to resume is to begin.
+        start = read_position(path, self._identity()) if resume and path.is_file() else fresh
+        distributed.barrier()  # all have read before the first one writes
+        if distributed.is_first():
+            for leftover in leftovers(path):
+                leftover.unlink(missing_ok=True)
+            if start is fresh:
+                self.directory.log.unlink(missing_ok=True)
+            else:
+                trim_log(self.directory.log, start[0])
+        return start
 
     def _run_stage(self, stage: Stage, position: Position, tensors: dict[str, Tensor], updates: int | None) -> None:
         settings = self.settings
         seed = settings.seed + 7919 * [each.name for each in self.stages].index(stage.name)
         batches = WindowBatches(
-            self.data, "train", stage.frames, batch_size=settings.batch_size, seed=seed, workers=settings.workers
+            self.data,
+            "train",
+            stage.frames,
+            batch_size=settings.batch_size,
+            seed=seed,
+            workers=settings.workers,
+            rank=distributed.rank(),
+            ranks=distributed.size(),
         )
         runner = StageRunner(stage, self.space, batches, settings, seed)
         if tensors:
@@ -127,15 +178,16 @@ class Training:
             wall, cpu = now, now_cpu
 
         def checkpoint() -> None:
-            save_checkpoint(
-                self.directory.checkpoint, position, self.model, runner.optimisers, runner.average, self._identity()
-            )
+            if distributed.is_first():
+                save_checkpoint(
+                    self.directory.checkpoint, position, self.model, runner.optimisers, runner.average, self._identity()
+                )
 
         if position.done == 0:
             checkpoint()
         whole = True
-        try:
-            with PostponedInterrupt() as interrupt:
+        with PostponedInterrupt(patient=distributed.size() > 1) as interrupt:
+            try:
                 for state, conditions in batches.iterate(position.done, steps):
                     whole = False
                     record = runner.step(state, conditions, position.done, steps)
@@ -147,29 +199,37 @@ class Training:
                         record["validation_crps"] = score = self._validate(runner)
                         self.observer.validated(score)
                         wall, cpu = time.monotonic(), time.process_time()
-                    append_log(self.directory.log, record)
-                    self.observer.step(position.done, record["loss"])
+                    if distributed.is_first():
+                        append_log(self.directory.log, record)
+                    try:
+                        self.observer.step(position.done, record["loss"])
+                    except KeyboardInterrupt:
+                        interrupt.pending = True
+                    if distributed.anyone(interrupt.pending):  # all stop after the same step
+                        raise KeyboardInterrupt
                     if time.monotonic() - saved > settings.checkpoint_seconds:
                         checkpoint()
                         saved = time.monotonic()
-                    interrupt.check()
-        except KeyboardInterrupt:
-            account()
-            if whole:
-                checkpoint()
-            raise
+            except KeyboardInterrupt:
+                account()
+                if whole:
+                    checkpoint()
+                    distributed.barrier()  # torchrun ends all as soon as one has ended
+                raise
         runner.finish()
 
     def _validate(self, runner: StageRunner) -> float:
+        """Score by the first process; the others wait for it."""
         assert self.validate is not None
-        self.model.eval()
-        try:
-            if runner.average is None:
-                return self.validate()
-            with runner.average.applied():
-                return self.validate()
-        finally:
-            self.model.train()
+        score = math.nan
+        if distributed.is_first():
+            self.model.eval()
+            try:
+                with nullcontext() if runner.average is None else runner.average.applied():
+                    score = self.validate()
+            finally:
+                self.model.train()
+        return distributed.from_first(score)
 
     def _num_steps(self, stage: Stage, runner: StageRunner) -> int:
         """Steps of a stage: its share of the steps, or of the minutes at the pace of its first steps, which are then undone."""
@@ -183,98 +243,4 @@ class Training:
             runner.step(*runner.batches.batch(number), number, 10**6)
         pace = (time.monotonic() - start) / TIMED_STEPS
         self.model.load_state_dict(before)
-        return max(1, int(60 * self.settings.minutes * share / pace))
-
-
-class StageRunner:
-    """Steps of one stage: each depends on the weights, the optimiser state, the seed and its number, and on nothing else."""
-
-    def __init__(
-        self, stage: Stage, space: Space, batches: WindowBatches, settings: TrainingSettings, seed: int
-    ) -> None:
-        self.stage = stage
-        self.space = space
-        self.batches = batches
-        self.settings = settings
-        self.seed = seed
-        self.device = next(stage.module.parameters()).device
-        self.generator = torch.Generator(self.device)
-        self.peak = settings.learning_rate * stage.learning_rate
-        self.optimisers = build_optimisers(
-            stage.module, kind=settings.optimiser, learning_rate=self.peak, weight_decay=settings.weight_decay
-        )
-        self.average = None if settings.average is None else WeightAverage(stage.module, settings.average)
-        stage.module.train()
-
-    def step(self, state: Tensor, conditions: Any, number: int, steps: int) -> dict[str, Any]:
-        """One optimiser step, the `number`-th of `steps`; returns loss, norm of the gradient and learning rate."""
-        rate = self.peak * learning_rate_factor(number, steps, self.settings.warmup)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-        self.generator.manual_seed(self.seed << 32 | number)
-        conditions = conditions.to(self.device)
-        leads = torch.arange(state.shape[1], dtype=torch.float64)
-        x = self.space.encode(state.to(self.device), conditions, leads)
-        loss = self.stage.objective(TrainingBatch(x, conditions, self.generator))
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.settings.clip)
-        record = {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": rate}
-        if not math.isfinite(record["loss"]) or not math.isfinite(record["gradient_norm"]):
-            raise FloatingPointError(self._diagnosis(record, number, x))
-        for optimiser in self.optimisers:
-            optimiser.step()
-        if self.average is not None:
-            self.average.update()
-        return record
-
-    def finish(self) -> None:
-        """Leave the averaged weights in the module."""
-        if self.average is not None:
-            self.average.copy_to_module()
-        self.stage.module.eval()
-
-    def _diagnosis(self, record: dict[str, Any], number: int, x: Tensor) -> str:
-        what = f"Training stopped in stage {self.stage.name!r} at step {number + 1}: loss {record['loss']:g}"
-        if not bool(torch.isfinite(x).all()):
-            return f"{what}; the data of this batch are not finite: run `eddycast inspect` on them."
-        bad = [name for name, weight in self.stage.module.named_parameters() if not bool(torch.isfinite(weight).all())]
-        if bad:
-            return (
-                f"{what}; weights are no longer finite, first {bad[0]}: train anew with a lower training.learning_rate."
-            )
-        return (
-            f"{what}, gradient norm {record['gradient_norm']:g}, largest input {x.abs().max().item():.3g} standard deviations, "
-            f"learning rate {record['learning_rate']:.2g}: lower training.learning_rate or training.clip, or look at the data for outliers."
-        )
-
-
-def learning_rate_factor(number: int, steps: int, warmup: int) -> float:
-    """Linear rise over `warmup` steps (a tenth of all steps at most), times a cosine that ends at zero."""
-    rise = min(1.0, (number + 1) / max(1, min(warmup, steps // 10)))
-    return rise * 0.5 * (1 + math.cos(math.pi * number / steps))
-
-
-def append_log(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def trim_log(path: Path, position: Position) -> None:
-    """Drop what the log says of steps after the checkpoint: they will be taken again."""
-    if not path.is_file():
-        return
-    lines = path.read_text().splitlines()
-    order = list(position.steps)
-    kept = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a process that was killed
-            continue
-        before = order.index(record["stage"]) < order.index(position.stage) if record["stage"] in order else False
-        if before or (record["stage"] == position.stage and record["step"] <= position.done):
-            kept.append(line)
-    write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+        return max(1, int(distributed.from_first(60 * self.settings.minutes * share / pace)))

@@ -14,7 +14,11 @@ class TrainingSettings:
         steps: Optimiser steps in all, divided among the stages by their shares; with `minutes` the steps follow from the clock.
         minutes: Wall-clock budget in all; None to count steps. The number of steps is fixed after timing the first ones, so that a
             resumed run is exact.
-        batch_size: Windows per step.
+        batch_size: Windows per step, over all processes.
+        accumulate: Passes into which each process cuts its part of a batch: the gradient is the same to rounding, the memory less.
+        precision: Of the networks' arithmetic: `float32`, or `bfloat16` where torch's autocast deems it safe; weights, optimiser and
+            validation stay in float32.
+        compile: Translate the networks with torch.compile; needs a compiler, and some minutes at the start.
         optimiser: `muon` (orthogonalised momentum for matrices, AdamW for the rest) or `adamw`.
         learning_rate: Peak, after `warmup` steps; a cosine takes it to 0 at the end of each stage.
         weight_decay: Decoupled.
@@ -30,6 +34,9 @@ class TrainingSettings:
     steps: int = 2000
     minutes: float | None = None
     batch_size: int = 64
+    accumulate: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     optimiser: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
@@ -49,6 +56,7 @@ class TrainingSettings:
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),
+            ("accumulate", 1),
             ("validations", 1),
             ("warmup", 0),
             ("workers", 0),
@@ -56,6 +64,10 @@ class TrainingSettings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate must be at most batch_size = {self.batch_size}, got {self.accumulate}.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}.")
         if self.seed >= 2**31:
             raise ValueError(f"seed must be below 2**31, got {self.seed}.")
         for name in ("learning_rate", "clip"):

@@ -1,0 +1,59 @@
+"""An ensemble whose members and cases are shared by the processes that torchrun started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from eddycast import distributed
+from eddycast.conditions import Conditions
+from eddycast.emulators import Emulator
+from eddycast.emulators.emulator import Progress
+from eddycast.noise import MemberNoise
+
+
+def shared_advance(
+    emulator: Emulator,
+    context: Tensor,
+    conditions: Conditions,
+    lead_times: Tensor,
+    *,
+    noise: MemberNoise,
+    progress: Progress | None = None,
+) -> Tensor | None:
+    """`Emulator.advance`, each process computing its part of the batch; the whole in the first process, None in the others.
+
+    The parts are whole chunks. With a chunk that leaves work for every process (chunk * processes <= members * cases) they are those
+    of one process, and the states are so bit by bit; otherwise the chunk is made smaller, and they agree to rounding.
+
+    Args: as `Emulator.advance`, with the batch (member, case).
+    """
+    if distributed.size() == 1:
+        return emulator.advance(context, conditions, lead_times, noise=noise, progress=progress)
+    members, cases = noise.batch
+    starts = part_starts(members * cases, emulator.chunk, distributed.size())
+    rows = torch.arange(*starts[distributed.rank() : distributed.rank() + 2])
+    own = context[rows // cases, rows % cases]  # of an expanded context too, this copies only what is used here
+    if len(rows):
+        states = replace(emulator, chunk=chunk_size(members * cases, emulator.chunk, distributed.size())).advance(
+            own, conditions.flatten().select(rows), lead_times, noise=noise.flatten().select(rows), progress=progress
+        )
+    else:  # more processes than members
+        states = own.new_empty((0, len(lead_times), *own.shape[2:]))
+    whole = distributed.collected(states.cpu(), [stop - start for start, stop in pairwise(starts)])
+    return None if whole is None else whole.unflatten(0, (members, cases))
+
+
+def chunk_size(entries: int, chunk: int, processes: int) -> int:
+    """Entries per pass: `chunk`, or fewer so that each process gets some."""
+    return max(1, min(chunk, -(-entries // processes)))
+
+
+def part_starts(entries: int, chunk: int, processes: int) -> list[int]:
+    """Where the part of each process begins, and the end of the last: multiples of the chunk size."""
+    size = chunk_size(entries, chunk, processes)
+    chunks = -(-entries // size)
+    return [min(entries, size * (chunks * number // processes)) for number in range(processes + 1)]
