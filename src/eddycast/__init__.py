@@ -6,6 +6,7 @@ Importing does nothing: each name below is loaded with its first use, and torch 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'eddycast' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    # Threads that wait must not spin on cores that others use. It counts only before torch loads; a choice made stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     value = getattr(importlib.import_module("eddycast.api"), name)
     globals()[name] = value
     return value

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reason
 
 REASONS = {
     errno.EACCES: "no permission to write there",
@@ -23,6 +23,9 @@ REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
 }
+
+LARGE = 2**30
+COMPRESSION = 10**5  # no compression that a reader here knows shrinks real data that much
 
 SPACE_MARGIN = 2**20  # for tables of contents and what others write meanwhile
 
@@ -86,11 +89,30 @@ def _largest_file() -> float:
     return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
+def require_stored(place: Path, num_bytes: int) -> None:
+    """Refuse a file that announces far more than it can hold, before anyone makes room for it.
+
+    Args:
+        place: File or folder.
+        num_bytes: Size of the arrays that it announces.
+
+    Raises: InputError.
+    """
+    if num_bytes <= LARGE:
+        return
+    files = [place] if place.is_file() else [item for item in place.rglob("*") if item.is_file()]
+    stored = sum(item.stat().st_size for item in files)
+    if num_bytes > COMPRESSION * stored:
+        raise InputError(
+            f"{place}: announces {num_bytes / 2**30:.3g} GiB of arrays in {stored} bytes; the file is damaged, fetch or write it again."
+        )
+
+
 def _explain(target: Path, error: OSError) -> InputError:
     told = re.search(r"errno = (\d+)", str(error))  # HDF5 writes it into its message
     number = error.errno or (int(told.group(1)) if told else 0)
-    reason = REASONS.get(number, error.strerror or str(error).splitlines()[0])
-    return InputError(f"Cannot write {target}: {reason}; choose another place.")
+    why = REASONS.get(number, error.strerror or reason(error))
+    return InputError(f"Cannot write {target}: {why}; choose another place.")
 
 
 @contextmanager
@@ -130,6 +152,39 @@ def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Pat
         raise
 
 
+def stage_of(target: Path, label: str | int) -> Path:
+    """The hidden folder beside `target` in which its files are made."""
+    return target.with_name(f".{target.name}.part-{label}")
+
+
+@contextmanager
+def staged_directory(target: Path, label: str | int) -> Iterator[Path]:
+    """A new folder beside `target`, whose files move into `target` when the block ends without an error.
+
+    Files of the same name are replaced, others in `target` stay. After an error `target` is as it was.
+
+    Args:
+        label: Tells the folder from those of others; all that write into one give the same.
+
+    Raises: InputError where the place cannot be written.
+    """
+    stage = stage_of(target, label)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file, expected a folder to write into; choose another place.")
+    try:
+        stage.mkdir(parents=True, exist_ok=True)
+        yield stage
+        target.mkdir(exist_ok=True)
+        for item in sorted(stage.iterdir()):
+            os.replace(item, target / item.name)
+    except InputError as error:  # told with the place that was asked for
+        raise InputError(str(error).replace(str(stage), str(target))) from error
+    except OSError as error:
+        raise _explain(target, error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
 def leftovers(target: Path) -> list[Path]:
     """Unfinished outputs beside `target`, of processes that were killed while they wrote it."""
     return sorted(target.parent.glob(f".{target.stem}.part-*{target.suffix}"))
@@ -144,30 +199,84 @@ def _flush_parent(target: Path) -> None:
         os.close(handle)
 
 
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns the new ones, outermost first. Raises: OSError where that is refused."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, innermost first, up to the first that holds something."""
+    for folder in reversed(folders):
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or gone
+            return
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, even if the machine stops in between; parent folders are made.
 
     Raises: InputError when the place cannot be written.
     """
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folders(path.parent)
         with atomic_output(path, overwrite=True, is_ours=Path.is_file) as temporary:
             temporary.write_bytes(content)
-    except OSError as error:
-        raise _explain(path, error) from error
+    except BaseException as error:
+        remove_empty(made)
+        if isinstance(error, OSError):
+            raise _explain(path, error) from error
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Raises: InputError when the file is missing or no JSON."""
+def read_text(path: Path, kind: str = "text") -> str:
+    """Text of a file in UTF-8, with or without a byte order mark. Raises: InputError when it cannot be read or is no text."""
+    if path.is_dir():
+        raise InputError(f"Cannot read {path}: it is a directory, expected a file.")
     try:
-        return json.loads(path.read_text())
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: expected a file of a run directory.") from error
+        raise InputError(f"{path} is missing: expected a file.") from error
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}; check the path and its permissions.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error}): was it edited or cut short?") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not {kind} (byte {error.start} is not UTF-8): was it damaged?") from error
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file. Raises: InputError when the file is missing or no JSON."""
+    return parse_json(read_text(path, "JSON"), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Content of JSON text, all numbers finite. Raises: InputError for anything else."""
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({reason(error)}): was it edited or cut short?") from error
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object with at least these keys. Raises: InputError for anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, expected settings in braces: was it edited?")
+    if lacking := [key for key in keys if key not in content]:
+        raise InputError(f"{path} has no {lacking[0]!r}: was it edited? Restore it or train again.")
+    return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eddycast.errors import InputError
+
 Boundary = Literal["periodic", "wall", "open"]
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
+LARGEST = 1e100
+"""Of what is stored: products of larger numbers overflow."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,45 @@ class Grid:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Grid:
-        def restore(value: Any) -> Any:
-            return tuple(value) if isinstance(value, list) else value
+    def from_dict(cls, content: Any, where: str = "The grid") -> Grid:
+        """Inverse of `to_dict`. Raises: InputError for plain values that are no grid; `where` begins the message."""
+        axes = content.get("axes") if isinstance(content, dict) else None
+        if not isinstance(axes, (list, tuple)) or not 1 <= len(axes) <= 3:
+            raise InputError(f"{where}: expected a grid of 1 to 3 axes; the file was edited or damaged.")
+        return cls(tuple(_restored(axis, where) for axis in axes))
 
-        return cls(tuple(Axis(**{key: restore(value) for key, value in axis.items()}) for axis in content["axes"]))
+
+def _restored(content: Any, where: str) -> Axis:
+    """An axis from plain values. Raises: InputError."""
+    known = {"name", "coordinates", "boundary", "units", "period", "weights"}
+    if not isinstance(content, dict) or not {"name", "coordinates"} <= set(content) <= known:
+        raise InputError(f"{where}: expected an axis with {', '.join(sorted(known))}; the file was edited or damaged.")
+    name, units = content["name"], content.get("units", "1")
+    sides = content.get("boundary", ["periodic", "periodic"])
+    period, weights = content.get("period"), content.get("weights")
+    points = _numbers(content["coordinates"])
+    steps = [after - before for before, after in pairwise(points)]
+    checks = {
+        "name": isinstance(name, str),
+        "units": isinstance(units, str),
+        "coordinates": len(points) > 0 and (all(step > 0 for step in steps) or all(step < 0 for step in steps)),
+        "boundary": isinstance(sides, (list, tuple)) and len(sides) == 2 and all(side in BOUNDARIES for side in sides),
+        "period": period is None or (_is_number(period) and period > 0),
+        "weights": weights is None or (min(_numbers(weights), default=-1) >= 0 and sum(_numbers(weights)) > 0),
+    }
+    if wrong := [key for key, fine in checks.items() if not fine]:
+        raise InputError(f"{where}: the {wrong[0]} of the axis {name!r} cannot be; the file was edited or damaged.")
+    try:
+        return Axis(name, points, tuple(sides), units, period, None if weights is None else _numbers(weights))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Plain numbers, or nothing where it is anything else."""
+    fine = isinstance(value, (list, tuple)) and all(map(_is_number, value))
+    return tuple(map(float, value)) if fine else ()

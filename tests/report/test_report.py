@@ -285,8 +285,8 @@ def test_truth_comes_from_the_data_at_the_right_frames(world):
     expected = 100 * np.array([5, 3])[:, None] + 10 + np.arange(24.0)
     expected[:, 10:] = np.nan
     np.testing.assert_array_equal(found["u"].values[:, :, 0], expected)
-    between = truth_for(world["forecast"].assign_coords(lead_time=np.array([0.25, 0.5]).repeat(12)), data)
-    assert np.isnan(between["u"].values[0, 0]).all() and between["u"].values[0, -1, 0] == 311
+    between = truth_for(world["forecast"].assign_coords(lead_time=0.25 * np.arange(1, 25)), data)
+    assert np.isnan(between["u"].values[0, 0]).all() and between["u"].values[0, 1, 0] == 311
     with pytest.raises(InputError, match="trajectory 9"):
         truth_for(world["forecast"].assign_coords(trajectory=("init", [3, 9, 3, 3])), data)
 

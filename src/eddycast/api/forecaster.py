@@ -28,7 +28,10 @@ BASELINES = {
     "persistence": "the last state, for ever",
     "climatology": "states of the training data, from the same time of the year where there is one",
 }
-SAMPLING = {"scoring": ("noise_scale",), "universal": ("context", "overlap", "sampler", "num_steps", "grid", "sampler_options")}
+SAMPLING = {
+    "scoring": ("noise_scale",),
+    "universal": ("context", "overlap", "sampler", "num_steps", "grid", "sampler_options"),
+}
 """Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
 """States of the training data that the climatology draws from."""

@@ -84,7 +84,7 @@ def batch_script(
 
     Args:
         recipe, data, out, init, stage, minutes, overrides, resume, seed, threads: As in `train`.
-        device: `cpu` for the CPU's own when there are no GPUs, else every process takes a GPU.
+        device: Where to train without GPUs; with them every process takes one.
         nodes, gpus: Nodes, and GPUs (processes) on each; without GPUs there is one process per node.
         time: Limit of the job, as Slurm writes it.
 

@@ -123,9 +123,7 @@ def interpolate(
     return state + prior.covariance(adjoint(solution)[0])
 
 
-def solve(
-    product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, options: InterpolationOptions
-) -> Tensor:
+def solve(product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, options: InterpolationOptions) -> Tensor:
     """Solve product(u) = target, symmetric and positive definite, for each entry of the first `batch` axes by itself.
 
     Raises: InputError when the residual has not fallen below twice the tolerance after the given number of steps.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from eddycast.data.clock import Clock, PlainClock, plain_clock
 from eddycast.data.dataset import Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reading
 from eddycast.grid import Grid
 
 Missing = Literal["error", "union"]
 SPACE_NAMES = ("x", "y", "z")
+NUMBERS = ("time", "dt", "parameters", *SPACE_NAMES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,17 +161,23 @@ def from_arrays(
     )
 
 
+def _single(values: np.ndarray) -> np.ndarray:
+    """A copy in float32; what does not fit becomes infinite, and thus missing."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32)
+
+
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
+    """Arrays by name; never a pickle. Raises: InputError for anything else."""
+    with reading(path, "save it again", kind=f"{path.suffix} file of plain arrays"):
         content = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
         if isinstance(content, np.ndarray):
             return {"states": content}
         with content:
-            return {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: not a readable {path.suffix} file of plain arrays ({error}); save it again."
-        ) from error
+            found = {name: content[name] for name in content.files}
+    if strange := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+        raise InputError(f"{path}: {strange[0]!r} in it is no array; save plain arrays only.")
+    return found
 
 
 def _space_dims(shape: tuple[int, ...], wanted: int | None, where: str) -> tuple[int, str]:
@@ -191,6 +197,32 @@ def _space_dims(shape: tuple[int, ...], wanted: int | None, where: str) -> tuple
         dims,
         f"Shape {shape} was read as {meaning}; pass space_dims={dims - 1 if not channels else dims + 1} if it is not.",
     )
+
+
+def _texts(content: Mapping[str, np.ndarray], name: str, where: str) -> list[str]:
+    """A list of names. Raises: InputError where it is none."""
+    value = content[name]
+    if value.ndim != 1 or value.dtype.kind not in "US":
+        raise InputError(f"{where}: {name!r} must be a list of names, got {value.dtype} of shape {value.shape}.")
+    return [one.decode("latin1") if isinstance(one, bytes) else str(one) for one in value.tolist()]
+
+
+def _parameters(content: Mapping[str, np.ndarray], count: int, where: str) -> tuple[np.ndarray | None, list[str]]:
+    """Parameters (trajectory, P) and their names. Raises: InputError for shapes or numbers that do not fit."""
+    values = content.get("parameters")
+    if values is None:
+        return None, []
+    if values.ndim not in (1, 2) or len(values) != count or not np.isfinite(values).all():
+        raise InputError(
+            f"{where}: 'parameters' must be finite numbers ({count} trajectories, P), got the shape {values.shape}."
+        )
+    values = values.reshape(count, -1)
+    names = [f"parameter_{index}" for index in range(values.shape[1])]
+    if "parameter_names" in content:
+        names = _texts(content, "parameter_names", where)
+    if len(names) != values.shape[1]:
+        raise InputError(f"{where}: {len(names)} 'parameter_names' for {values.shape[1]} parameters; give one each.")
+    return values, names
 
 
 def open_numpy(
@@ -220,8 +252,11 @@ def open_numpy(
             f"found { ({name: value.shape for name, value in content.items()}) }."
         )
     first = arrays.get("states", next(iter(arrays.values())))
-    if first.ndim > 6 or not np.issubdtype(first.dtype, np.number) or np.iscomplexobj(first):
-        raise InputError(f"{where}: expected real numbers with 3 to 6 axes, got {first.dtype} of shape {first.shape}.")
+    for name, value in [*arrays.items(), *((name, content[name]) for name in NUMBERS if name in content)]:
+        if value.dtype.kind not in "fiu":
+            raise InputError(f"{where}: expected real numbers in {name!r}, got {value.dtype} of shape {value.shape}.")
+    if first.ndim > 6 or 0 in first.shape:
+        raise InputError(f"{where}: expected 3 to 6 axes, none of them empty, got the shape {first.shape}.")
     if "states" in arrays or len(arrays) == 1:
         dims, note = _space_dims(first.shape, space_dims, where)
         notes += [note] if note else []
@@ -229,7 +264,7 @@ def open_numpy(
         stem = next(name for name, value in arrays.items() if value is first)
         stem = "u" if stem == "states" else stem
         default = [stem] if stacked.shape[2] == 1 else [f"{stem}_{index}" for index in range(stacked.shape[2])]
-        names = [str(name) for name in content.get("fields", default)]
+        names = _texts(content, "fields", where) if "fields" in content else default
     else:
         shapes = {value.shape for value in arrays.values()}
         if len(shapes) > 1 or first.ndim > 5:
@@ -258,18 +293,19 @@ def open_numpy(
             )
         clock = plain_clock(content["time"], "1", where)
     else:
-        step = float(content["dt"]) if dt is None and "dt" in content else dt
+        if "dt" in content and (content["dt"].size != 1 or not 0 < float(content["dt"].reshape(())) < np.inf):
+            raise InputError(f"{where}: 'dt' must be one positive number, got {content['dt']}.")
+        step = float(content["dt"].reshape(())) if dt is None and "dt" in content else dt
         notes += ["The time step is not known and taken as 1; pass dt=..."] if step is None else []
         clock = PlainClock(1.0 if step is None else float(step))
-    parameters = content.get("parameters")
-    count = 0 if parameters is None else parameters.reshape(len(stacked), -1).shape[1]
+    parameters, labels = _parameters(content, len(stacked), where)
     return from_arrays(
-        torch.from_numpy(np.array(stacked, dtype=np.float32)),
+        torch.from_numpy(_single(stacked)),
         fields=names,
         grid=Grid(tuple(axes)),
         clock=clock,
-        parameters=None if parameters is None else parameters.reshape(len(stacked), -1),
-        parameter_names=[str(n) for n in content.get("parameter_names", [f"parameter_{i}" for i in range(count)])],
+        parameters=parameters,
+        parameter_names=labels,
         fractions=fractions or DEFAULT_FRACTIONS,
         missing=missing,
         attributes={"path": where, "source": where, "format": "NumPy"},

@@ -39,7 +39,7 @@ def find_time(content: xr.Dataset, dims: Sequence[Hashable], wanted: str | None)
             return 4
         if dim in content.variables:
             values = content[dim]
-            if values.dtype.kind == "M" or hasattr(values.values.reshape(-1)[0], "calendar"):
+            if values.dtype.kind == "M" or (values.size and hasattr(values.values.reshape(-1)[0], "calendar")):
                 return 3
             if " since " in str(attributes.get("units", "")):
                 return 2

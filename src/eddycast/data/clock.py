@@ -23,6 +23,7 @@ DAYS_PER_YEAR = {
     "366_day": 366.0,
     "julian": 365.25,
 }
+LARGEST = 1e100  # beyond, products of times overflow
 MONTH_WANDER = 3.0  # days that a date may move within its month: the middle of February and of March
 TOLERANCE = 1e-3  # of a step: rounding of times stored as float32 hours stays below, a missing frame does not
 
@@ -252,6 +253,8 @@ def _days_into_month(stamps: np.ndarray) -> np.ndarray:
 def plain_clock(numbers: np.ndarray, units: str, where: str = "The file") -> PlainClock:
     """The clock of equally spaced numbers. Raises: InputError where they do not increase or are irregular."""
     numbers = np.asarray(numbers, dtype=np.float64)
+    if numbers.ndim != 1 or not len(numbers) or np.abs(numbers).max() > LARGEST:
+        raise InputError(f"{where}: times must be a list of numbers below {LARGEST:g}, one for each frame.")
     if not np.isfinite(numbers).all():
         raise InputError(f"{where}: the time coordinate has missing values; give every frame its time.")
     if len(numbers) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,13 @@ from eddycast.data.axes import find_space, find_time, find_trajectories, space_a
 from eddycast.data.clock import Clock, PlainClock, calendar_clock, plain_clock
 from eddycast.data.dataset import Dataset, Field
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
+from eddycast.labelled import open_labelled, values_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-NETCDF3_MAGIC = b"CDF"
 SCAN_BYTES = 2**29  # masks of smaller data are found from all frames at once, of larger ones from the first frame
 PIECE_BYTES = 2**26
 
@@ -77,51 +76,26 @@ class GriddedSource:
         for name in self.names:
             array = content[name]
             single = {dim: 0 for dim in array.dims if dim not in (*self.space, *pick)}
-            try:
-                part = array.isel({**single, **{dim: at for dim, at in pick.items() if dim in array.dims}})
-                parts.append(np.asarray(part.transpose(self.time, *self.space).values, dtype=np.float32))
-            except (OSError, RuntimeError) as error:
-                raise InputError(f"{self.path}: {name!r} cannot be read ({error}); the file is damaged.") from error
+            part = array.isel({**single, **{dim: at for dim, at in pick.items() if dim in array.dims}})
+            values = values_of(part.transpose(self.time, *self.space), f"{self.path}: {name!r}")
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and thus missing
+                parts.append(values.astype(np.float32))
         return torch.from_numpy(np.stack(parts, axis=1))
 
 
 def open_xarray(path: Path, *, decode: bool) -> xr.Dataset:
     """Open a NetCDF file or Zarr store lazily; the engine follows from the first bytes. Raises: InputError."""
-    import xarray as xr
-
-    if path.is_dir():
-        engine = "zarr"
-    else:
-        with path.open("rb") as file:
-            engine = "scipy" if file.read(3) == NETCDF3_MAGIC else "h5netcdf"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # ambiguous reference dates and the like: the clock looks at the dates themselves
-            return xr.open_dataset(
-                path, engine=engine, decode_times=decode, decode_timedelta=False, decode_coords="all", chunks=None
-            )
-    except (ImportError, ModuleNotFoundError) as error:
-        extra = " (pip install 'eddycast[zarr]')" if engine == "zarr" else ""
-        raise InputError(f"{path}: the {engine} package is needed to read it{extra}.") from error
-    except (OSError, EOFError, TypeError, IndexError, ValueError) as error:
-        if decode and isinstance(error, ValueError):
-            raise  # most likely dates, see _open_decoded
-        reason = "it is cut short" if "truncated" in str(error) or engine == "scipy" else str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable file ({reason}); fetch or write it again.") from error
+    return open_labelled(path, decode_times=decode, decode_coords="all")
 
 
 def _open_decoded(path: Path) -> tuple[xr.Dataset, bool, str]:
     """The content, whether times became dates, and a note where they could not."""
     try:
         return open_xarray(path, decode=True), True, ""
-    except InputError:
-        raise
-    except (ValueError, OverflowError, AttributeError) as error:
-        content = open_xarray(path, decode=False)
-        reason = str(error).splitlines()[0][:80]
-        return content, False, f"Dates could not be decoded ({reason}), so time is taken as plain numbers."
+    except InputError as error:
+        content = open_xarray(path, decode=False)  # fails as well where not the dates are to blame
+        told = "" if error.__cause__ is None else reason(error.__cause__)[:80]
+        return content, False, f"Dates could not be decoded ({told}), so time is taken as plain numbers."
 
 
 def _candidates(content: xr.Dataset, where: str, time: str | None) -> dict[Hashable, Hashable]:

@@ -203,6 +203,6 @@ def inspect(path: str | Path) -> str:
     except InputError as error:
         if kind == "gridded" and "missing" in str(error):
             return describe(open_gridded(found, check_missing=False), problems)
-        if problems:
+        if problems := [problem for problem in problems if problem not in str(error)]:
             raise InputError(f"{error} Found in it: {'; '.join(problems[:5])}.") from error
         raise

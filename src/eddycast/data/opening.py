@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from eddycast.data.arrays import open_numpy
 from eddycast.data.dataset import Dataset
-from eddycast.data.gridded import NETCDF3_MAGIC, open_gridded
+from eddycast.data.gridded import open_gridded
 from eddycast.data.splits import check_fractions
 from eddycast.data.well import open_well
 from eddycast.data.well_schema import GROUPS
 from eddycast.data.well_source import find_files, open_hdf5
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reading
+from eddycast.labelled import NETCDF3_MAGIC
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +56,9 @@ def file_format(path: Path) -> Format:
         return "gridded"
     if head == HDF5_MAGIC:
         with open_hdf5(path) as handle:
-            return "well" if any(group in handle for group in GROUPS) or "n_trajectories" in handle.attrs else "gridded"
+            with reading(path):
+                ours = any(group in handle for group in GROUPS) or "n_trajectories" in handle.attrs
+        return "well" if ours else "gridded"
     if path.suffix in (".npy", ".npz"):
         return "numpy"
     state = "it is empty" if not head else f"it begins with {head!r}"

@@ -22,6 +22,7 @@ from eddycast.data.opening import existing, file_format
 from eddycast.errors import InputError
 from eddycast.files import atomic_output, require_space
 from eddycast.grid import Grid
+from eddycast.labelled import check_ensemble
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -209,6 +210,9 @@ def read(path: str | Path) -> xr.Dataset:
     content = open_xarray(found, decode=True)
     if "eddycast_kind" not in content.attrs:
         raise InputError(f"{path}: not a forecast or analysis of eddycast (no attribute 'eddycast_kind').")
+    check_ensemble(content, str(path))
+    if lost := [name for name in ("trajectory", "frame") if name not in content.variables]:
+        raise InputError(f"{path}: the forecast or analysis does not say its {lost[0]!r}; make it again.")
     names = [name for name in str(content.attrs.get("eddycast_fields", "")).split() if name in content.data_vars]
     return content[names] if set(names) == set(content.data_vars) else content
 

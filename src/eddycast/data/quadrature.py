@@ -7,6 +7,7 @@ import numpy as np
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Boundary
 
+LARGEST = 1e100  # beyond, squares and products of coordinates overflow
 UNIFORM = 1e-3  # of a spacing; coordinates stored in float32 are that exact on any grid of practical size
 
 
@@ -105,6 +106,8 @@ def plain_axis(
     Raises: InputError for coordinates that are not strictly monotonic.
     """
     values = np.asarray(coordinates, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or np.abs(values).max(initial=0.0) > LARGEST:
+        raise InputError(f"The coordinate {name!r} must be a list of numbers below {LARGEST:g}, one for each point.")
     steps = np.diff(values)
     if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
         raise InputError(
@@ -113,6 +116,8 @@ def plain_axis(
     points = tuple(float(value) for value in values)
     if not periodic:
         return Axis(name, points, boundary, units, None, point_weights(values))
+    if period is not None and not 0 < period < LARGEST:
+        raise InputError(f"The period of the axis {name!r} is {period:g}, expected a positive number.")
     if period is None:
         if len(values) < 2:
             raise InputError(f"The periodic axis {name!r} has one point and no known period.")

@@ -23,8 +23,8 @@ from eddycast.data.dataset import SPLITS, Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
 from eddycast.data.well_schema import GROUPS, file_problems, names_of
-from eddycast.data.well_source import Component, WellSource, find_files, open_hdf5
-from eddycast.errors import InputError
+from eddycast.data.well_source import Component, WellSource, find_files, open_hdf5, require_plain
+from eddycast.errors import DAMAGE, InputError, reason
 from eddycast.grid import Axis, Boundary, Grid
 
 STANDARD_ATTRIBUTES = {"dataset_name", "n_spatial_dims", "n_trajectories", "simulation_parameters", "grid_type"}
@@ -136,17 +136,19 @@ def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Seq
     notes: list[str] = []
     for number, (split, file) in enumerate(ordered):
         with open_hdf5(file) as handle:
+            require_plain(handle)
             try:
                 content = _describe(handle, str(file))
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+            except DAMAGE as error:
                 if isinstance(error, InputError):
                     raise
-                problems = file_problems(handle) or [str(error)]
+                problems = file_problems(handle) or [reason(error)]
                 raise InputError(
                     f"{file}: not The Well's layout: {problems[0]}"
                     + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
                     + "."
                 ) from error
+            _require_shapes(content, str(file))
             first = first or content
             _compare(first, content, str(file), str(ordered[0][1]))
             known = content["attributes"]
@@ -229,6 +231,7 @@ def _describe(handle: Any, file: str) -> dict[str, Any]:
         "units": {c.name: str(handle[c.group][c.name].attrs.get("units", "1")) for c in components},
         "long_names": {c.name: str(handle[c.group][c.name].attrs.get("long_name", "")) for c in components},
         "roles": {c.name: str(handle[c.group][c.name].attrs.get("eddycast_role", "")) for c in components},
+        "shapes": {c.name: (handle[c.group][c.name].shape, handle[c.group][c.name].dtype.kind) for c in components},
         "scalars": scalars,
         "varying": varying,
         "attributes": attributes,
@@ -238,6 +241,28 @@ def _describe(handle: Any, file: str) -> dict[str, Any]:
             "boundary": len(handle.get("boundary_conditions", {})) > 0,
         },
     }
+
+
+def _require_shapes(content: dict[str, Any], file: str) -> None:
+    """Raise an InputError unless times, scalars and fields have the shapes that their attributes announce."""
+    count, times, space = content["count"], content["time"], content["grid"].shape
+    if count < 1 or times.ndim != 2 or len(times) not in (1, count) or times.shape[1] < 1:
+        raise InputError(f"{file}: not The Well's layout: times of shape {times.shape} for {count} trajectories.")
+    for name, value in content["scalars"].items():
+        if value.shape not in ((), (count,)):
+            raise InputError(
+                f"{file}: not The Well's layout: scalars/{name} has shape {value.shape}, expected ({count},)."
+            )
+    for item in content["components"]:
+        varies = item.dim_varying
+        expected = ((count,) if item.sample_varying else ()) + ((times.shape[1],) if item.time_varying else ())
+        expected += tuple(size for size, one in zip(space, varies, strict=False) if one) + (len(space),) * item.order
+        shape, kind = content["shapes"][item.name]
+        if len(varies) != len(space) or shape != expected or kind not in "fiub":
+            raise InputError(
+                f"{file}: not The Well's layout: {item.group}/{item.name} has shape {shape} of kind {kind!r}, "
+                f"its attributes say numbers of shape {expected}."
+            )
 
 
 def _compare(first: dict[str, Any], content: dict[str, Any], file: str, other: str) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from eddycast.errors import InputError, reading
+
 GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 ROOT_ATTRIBUTES = ("dataset_name", "grid_type", "n_spatial_dims", "n_trajectories", "simulation_parameters")
 FIELD_ATTRIBUTES = ("dim_varying", "sample_varying", "time_varying")
@@ -19,6 +21,14 @@ def names_of(group: Any) -> list[str]:
 
 def file_problems(handle: Any) -> list[str]:
     """Problems of one open HDF5 file, an empty list for a good one."""
+    try:
+        with reading("its layout", "attributes, groups or arrays are of another kind than expected", kind="one"):
+            return _problems(handle)
+    except InputError as error:
+        return [str(error).rstrip(".")]
+
+
+def _problems(handle: Any) -> list[str]:
     problems = [f"the root attribute {name!r} is missing" for name in ROOT_ATTRIBUTES if name not in handle.attrs]
     missing = [name for name in ("dimensions", "boundary_conditions", "scalars", *GROUPS) if name not in handle]
     problems += [f"the group {name!r} is missing" for name in missing]

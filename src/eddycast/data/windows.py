@@ -37,6 +37,8 @@ class WindowBatches:
         seed: Non-negative.
         workers: Processes that read ahead in `iterate`, where the split is not held in memory.
         memory_limit: Splits of up to this many bytes are read once and held in memory.
+        rank, ranks: Of each batch, the `rank`-th of `ranks` parts only, which differ by one window at most; together they are
+            the batch.
 
     Raises: InputError where no trajectory is long enough (at construction).
     """
@@ -49,6 +51,8 @@ class WindowBatches:
     seed: int = 0
     workers: int = 0
     memory_limit: int = MEMORY_LIMIT
+    rank: int = 0
+    ranks: int = 1
     windows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,8 @@ class WindowBatches:
                 f"batch_size must be positive, workers and seed not negative: {self.batch_size}, {self.workers}, "
                 f"{self.seed}."
             )
+        if not 0 <= self.rank < self.ranks <= self.batch_size:
+            raise ValueError(f"Part {self.rank} of {self.ranks} of a batch of {self.batch_size} windows cannot be.")
         object.__setattr__(self, "windows", self.dataset.windows(self.split, self.frames, self.stride))
 
     @property
@@ -69,11 +75,16 @@ class WindowBatches:
         frames = sum(map(len, self.dataset.segments(self.split)))
         return 4 * frames * int(np.prod(self.dataset.state_shape)) <= self.memory_limit
 
+    @property
+    def part(self) -> slice:
+        """Places of this part within the whole batch."""
+        return slice(self.batch_size * self.rank // self.ranks, self.batch_size * (self.rank + 1) // self.ranks)
+
     def indices(self, step: int) -> np.ndarray:
-        """Numbers of the windows of batch `step`, (batch,)."""
-        position = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        """Numbers of the windows of (this part of) batch `step`, (batch,)."""
+        position = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[self.part]
         epochs, places = np.divmod(position, self.num_windows)
-        chosen = np.empty(self.batch_size, dtype=np.int64)
+        chosen = np.empty(len(position), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             chosen[here] = self._permutation(epoch)[places[here]]

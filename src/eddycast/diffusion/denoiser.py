@@ -73,7 +73,6 @@ def denoising_loss(
     noise: Tensor,
     time: Tensor,
     *,
-    known: Tensor | None = None,
     counted: Tensor | None = None,
     sigma_data: float = 1.0,
 ) -> Tensor:
@@ -87,14 +86,12 @@ def denoising_loss(
         x: Data, (*batch, time, channel, *space).
         noise: Standard normal numbers, the shape of x.
         time: Diffusion time of each sample, (*batch), in [0, 1]; `time_laws` has the laws from which it is drawn.
-        known: True where the network is shown the clean value (context), broadcastable to x, or None.
-        counted: True where the error counts (frames to predict, valid points), broadcastable to x; None counts all,
-            known entries included, as arXiv:2507.02608 does.
+        counted: True where the error counts (frames to predict, valid points), broadcastable to x; None counts all.
         sigma_data: Standard deviation of x.
 
     Returns: loss of each sample, (*batch), about 1 for F = 0; averaging is left to the caller. A sample of which
         nothing counts has loss 0.
-    Source: arXiv:2206.00364, eq. 8; known entries as in arXiv:2507.02608 (input at scale s).
+    Source: arXiv:2206.00364, eq. 8.
     """
     if noise.shape != x.shape:
         raise ValueError(f"noise must have the shape of x, {tuple(x.shape)}, got {tuple(noise.shape)}.")
@@ -105,9 +102,6 @@ def denoising_loss(
     s = 1 / c.c_in
     x_in = c.c_in * (alpha * x + sigma * noise)
     target = (sigma / sigma_data * x - alpha * sigma_data * noise) / s
-    if known is not None:
-        x_in = torch.where(known, x / sigma_data, x_in)
-        target = torch.where(known, (s - alpha * sigma_data) / (sigma * sigma_data) * x, target)
     error = (network(x_in, c.c_noise.reshape(time.shape)) - target) ** 2
     if counted is None:
         return error.flatten(time.ndim).mean(dim=-1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,14 +54,14 @@ def etdrk4(
     """
     working = torch.promote_types(linear.dtype, torch.float64)
     z = linear.to(working) * dt
-    target = dtype or (linear.real if linear.is_complex() else linear).dtype
+    target = dtype or linear.dtype.to_real()
     scale = torch.ones((), dtype=torch.float64, device=z.device) if factor is None else factor
     scale = scale.to(torch.promote_types(scale.dtype, torch.float64))
-    q, f1, f2, f3 = (dt * c for c in _etdrk4_coefficients(z, num_contour))
+    q, f1, f2, f3 = (dt * c for c in etdrk4_coefficients(z, num_contour))
     if not z.is_complex():
         return _real_step(z, (q, f1, f2, f3), scale, nonlinear, target)
-    half, full = torch.exp(z / 2).to(_complex_of(target)), torch.exp(z).to(_complex_of(target))
-    q, f1, double_f2, f3, double_q = ((c * scale).to(_complex_of(target)) for c in (q, f1, 2 * f2, f3, 2 * q))
+    half, full = torch.exp(z / 2).to(target.to_complex()), torch.exp(z).to(target.to_complex())
+    q, f1, double_f2, f3, double_q = ((c * scale).to(target.to_complex()) for c in (q, f1, 2 * f2, f3, 2 * q))
 
     def step(v: Tensor) -> Tensor:
         n_v = nonlinear(v)
@@ -90,7 +91,7 @@ def _real_step(
     """
     q, f1, f2, f3 = coefficients
     half, full, third = torch.exp(z / 2), torch.exp(z), f2 / q
-    wide = _complex_of(target)
+    wide = target.to_complex()
     scaled = wide if scale.is_complex() else target
     weights = (
         half,
@@ -115,8 +116,8 @@ def _real_step(
 
     def in_place(v: Tensor, n_v: Tensor) -> Tensor:
         half, less, w_v, w_a, w_b, w_c, q, double_q, f3 = paired if v.is_complex() else plain
-        h = v.new_empty(torch.broadcast_shapes(v.shape, z.shape))
-        a, b = torch.empty_like(h), torch.empty_like(h)
+        shape = _joint_shape(v.shape, z.shape)
+        h, a, b = v.new_empty(shape), v.new_empty(shape), v.new_empty(shape)
         view = _pairs if v.is_complex() else _itself
         real_v, real_h, real_a, real_b = view(v), view(h), view(a), view(b)
         forced, term = ((h, a, b), _itself) if q.is_complex() else ((real_h, real_a, real_b), view)
@@ -141,10 +142,6 @@ def _real_step(
         return differentiable(v, n_v)
 
     return step
-
-
-def _complex_of(real: torch.dtype) -> torch.dtype:
-    return torch.complex64 if real.itemsize <= 4 else torch.complex128
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -172,11 +169,17 @@ def _pairs(state: Tensor) -> Tensor:
     return torch.view_as_real(state.resolve_conj()).flatten(-2)
 
 
+@lru_cache(maxsize=64)
+def _joint_shape(one: torch.Size, other: torch.Size) -> torch.Size:
+    """`torch.broadcast_shapes` takes longer than a pass over the data."""
+    return torch.broadcast_shapes(one, other)
+
+
 def _itself(state: Tensor) -> Tensor:
     return state
 
 
-def _etdrk4_coefficients(z: Tensor, num_contour: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def etdrk4_coefficients(z: Tensor, num_contour: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Q, f1, f2, f3 of the scheme, each over dt, as means over the circle of radius 1 around z, shape of z.
 
     A function that is analytic (these are, at z = 0 too) equals its mean over a circle; there the formulas do not

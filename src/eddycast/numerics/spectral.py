@@ -88,23 +88,3 @@ def dealias_mask(shape: Sequence[int], fraction: float = 2 / 3, device: torch.de
     for modes, points in zip(mode_numbers(shape, device), shape, strict=True):
         keep = keep & (modes.abs() <= cutoff(points, fraction))
     return keep
-
-
-def multiplicity(shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-    """How often each mode of the real FFT counts in the full spectrum: 1 or 2, float64, shape of the spectrum.
-
-    Parseval: mean f^2 = sum multiplicity * |rfftn(f)|^2 / (number of points)^2.
-    """
-    last = mode_numbers(shape, device)[-1]
-    single = (last == 0) | (2 * last == shape[-1])
-    weight = torch.where(single, 1.0, 2.0).to(torch.float64)
-    return weight.expand(*shape[:-1], shape[-1] // 2 + 1)
-
-
-def shells(shape: Sequence[int], lengths: Sequence[float], device: torch.device | str | None = None) -> Tensor:
-    """Isotropic shell of each mode: |k| over the smallest non-zero wavenumber, rounded; int64, spectrum's shape."""
-    unit = 2 * math.pi / max(lengths)
-    squared = torch.zeros((), dtype=torch.float64, device=device)
-    for k in wavenumbers(shape, lengths, device):
-        squared = squared + k**2
-    return (squared.sqrt() / unit).round().long()

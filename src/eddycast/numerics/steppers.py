@@ -138,7 +138,5 @@ def rk4(tendency: Step, dt: float) -> Step:
 
 def arithmetic_dtype(linear: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """Dtype of a scheme's coefficients: the real `dtype` (default that of `linear`), complex where `linear` is."""
-    real = dtype or (linear.real if linear.is_complex() else linear).dtype
-    if not linear.is_complex():
-        return real
-    return torch.complex64 if real.itemsize <= 4 else torch.complex128
+    real = dtype or linear.dtype.to_real()
+    return real.to_complex() if linear.is_complex() else real

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reading
 from eddycast.files import atomic_output
-from eddycast.grid import Grid
+from eddycast.labelled import open_labelled
+from eddycast.observations.header import parse_header
 
 if TYPE_CHECKING:
     from eddycast.observations.observations import Observations
@@ -61,51 +62,58 @@ def read_netcdf(path: Path) -> dict[str, Any]:
 
     Raises: InputError naming the file when it is missing, broken or something else.
     """
-    import xarray
-
     if not path.exists():
         raise InputError(f"{path}: no such file of observations.")
-    try:
-        dataset = xarray.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a readable NetCDF-4 file: {str(error).splitlines()[0]}") from error
-    attributes = dict(dataset.attrs)
-    if attributes.get("eddycast_kind") != "observations":
-        raise InputError(
-            f"{path} holds no observations (eddycast_kind is {attributes.get('eddycast_kind')!r}): make it with "
-            "`observe`."
-        )
-    content = json.loads(attributes["eddycast_observations"])
-    grid = Grid.from_dict(content["grid"])
-    fields = tuple((name, units) for name, units in content["fields"])
-    lost = [name for name, _ in fields if name not in dataset]
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, expected a NetCDF-4 file of observations.")
+    with reading(path), open_labelled(path, decode_times=False) as opened:
+        dataset = opened.load()
+    kind = dataset.attrs.get("eddycast_kind")
+    if not isinstance(kind, str) or kind != "observations":
+        raise InputError(f"{path} holds no observations (eddycast_kind is {kind!r}): make it with `observe`.")
+    content, grid = parse_header(dataset.attrs.get("eddycast_observations"), f"The header of {path}")
+    names = [name for name, _ in content.fields]
+    lost = [name for name in [*names, "trajectory", "frame"] if name not in dataset.variables]
     if lost:
-        raise InputError(f"{path} lacks the field {lost[0]!r} that its header announces.")
-    values = torch.from_numpy(np.stack([dataset[name].values for name, _ in fields], axis=2))
+        raise InputError(f"{path} lacks the variable {lost[0]!r} that its header announces.")
+    cases, times = dataset.sizes.get("init", 0), dataset.sizes.get("lead_time", 0)
+    observed = tuple(size // cells for size, cells in zip(grid.shape, content.factor, strict=True))
 
-    def tensor(name: str) -> torch.Tensor | None:
-        return torch.from_numpy(dataset[name].values.copy()) if name in dataset else None
+    def array(name: str, kinds: str, *shape: int) -> np.ndarray:
+        values = dataset[name].values
+        if values.dtype.kind not in kinds or values.shape != shape:
+            raise InputError(
+                f"{path}: {name!r} is {values.dtype} of shape {values.shape}, expected numbers of shape {shape}."
+            )
+        return values.copy()
 
-    valid = tensor("eddycast_valid")
+    def tensor(name: str, kinds: str, *shape: int) -> torch.Tensor | None:
+        return torch.from_numpy(array(name, kinds, *shape)) if name in dataset.variables else None
+
+    values = np.stack([array(name, "f", cases, times, *observed) for name in names], axis=2)
+    noise = [dataset[name].attrs.get("noise_std") for name in names]
+    if not all(isinstance(std, (int, float, np.number)) for std in noise):
+        raise InputError(f"{path}: a field has no number as its 'noise_std'; write the file anew.")
+    valid = tensor("eddycast_valid", "iub", *grid.shape)
     return {
-        "values": values,
-        "noise_std": torch.tensor(
-            [float(dataset[name].attrs["noise_std"]) for name, _ in fields], dtype=torch.float64
-        ).to(getattr(torch, content["std_dtype"])),
+        "values": torch.from_numpy(values),
+        "noise_std": torch.tensor([float(std) for std in noise], dtype=torch.float64).to(  # type: ignore[arg-type]
+            getattr(torch, content.std_dtype)
+        ),
         "grid": grid,
-        "fields": fields,
-        "dt": content["dt"],
-        "trajectories": torch.from_numpy(dataset["trajectory"].values.copy()),
-        "frames": torch.from_numpy(dataset["frame"].values.copy()),
-        "kind": content["kind"],
-        "factor": tuple(content["factor"]),
+        "fields": tuple(content.fields),
+        "dt": content.dt,
+        "trajectories": torch.from_numpy(array("trajectory", "iu", cases)),
+        "frames": torch.from_numpy(array("frame", "iu", cases)),
+        "kind": content.kind,
+        "factor": tuple(content.factor),
         "valid": None if valid is None else valid.bool(),
-        "time_units": content["time_units"],
-        "parameters": tensor("eddycast_parameters"),
-        "parameter_names": tuple(content["parameter_names"]),
-        "time": tensor("eddycast_time"),
-        "cycle": content["cycle"],
-        "attributes": content["attributes"],
+        "time_units": content.time_units,
+        "parameters": tensor("eddycast_parameters", "f", cases, len(content.parameter_names)),
+        "parameter_names": tuple(content.parameter_names),
+        "time": tensor("eddycast_time", "fiu", cases),
+        "cycle": content.cycle,
+        "attributes": content.attributes,
     }
 
 

@@ -90,6 +90,15 @@ class Observations:
                 raise InputError(f"The noise std of field {name!r} is {std:g}: it must be positive and finite.")
         if not self.mask.any():
             raise InputError("No observations are left: every value is missing.")
+        if self.parameters is not None and self.parameters.shape != (cases, len(self.parameter_names)):
+            raise InputError(
+                f"Parameters of shape {tuple(self.parameters.shape)} do not fit {cases} cases and the names "
+                f"{', '.join(self.parameter_names) or '(none)'}."
+            )
+        if self.parameters is not None and not torch.isfinite(self.parameters).all():
+            raise InputError("The parameters of the observations must be finite.")
+        if self.time is not None and (self.time.shape != (cases,) or not torch.isfinite(self.time.double()).all()):
+            raise InputError(f"The times of the observations must be {cases} finite numbers.")
         if torch.isinf(self.values).any():
             raise InputError("Observed values must be finite, some are infinite: drop those rows.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from eddycast.errors import InputError
-from eddycast.files import atomic_output
+from eddycast.files import atomic_output, read_text
 from eddycast.grid import Axis, Grid
+from eddycast.observations.header import LARGEST, Header, Numbers, parse_header
 from eddycast.observations.netcdf import header
 
 if TYPE_CHECKING:
@@ -83,22 +85,19 @@ def read_csv(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file of observations.")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable text file: {error}") from error
+    lines = read_text(path).splitlines()
     marked = [line for line in lines if line.startswith(MARK)]
     offset = next((i for i, line in enumerate(lines) if line and not line.startswith("#")), len(lines))
     reader = csv.DictReader(lines[offset:])
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:  # a cell of more than 128 kB
+        raise InputError(f"{path}, line {offset + reader.line_num}: {error}.") from error
     if marked:
-        try:
-            content = json.loads(marked[0].removeprefix(MARK))
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}: the header line '{MARK.strip()}' is damaged ({error}): write the file anew."
-            ) from error
-        grid = Grid.from_dict(content["grid"])
+        place = f"The header line '{MARK.strip()}' of {path}"
+        content, grid = parse_header(marked[0].removeprefix(MARK), place)
+        if content.noise_std is None or content.trajectories is None:
+            raise InputError(f"{place} lacks noise_std, trajectories or frames: write the file anew.")
     elif grid is None or fields is None or dt is None:
         raise InputError(f"{path} has no '{MARK.strip()}' header line: say the grid, the fields and dt of the run.")
     else:
@@ -111,14 +110,21 @@ def read_csv(
 
 
 def _assemble(
-    path: Path, rows: list[dict[str, str]], first_line: int, content: dict[str, Any], grid: Grid, nearest: bool
+    path: Path, rows: list[dict[str, str]], first_line: int, content: Header, grid: Grid, nearest: bool
 ) -> dict[str, Any]:
-    factor = tuple(content["factor"])
-    names = [name for name, _ in content["fields"]]
-    std = np.asarray(content["noise_std"], dtype=np.float64)
-    cases = {pair: i for i, pair in enumerate(zip(content["trajectories"], content["frames"], strict=True))}
+    factor = tuple(content.factor)
+    names = [name for name, _ in content.fields]
+    std = np.asarray(content.noise_std, dtype=np.float64)
+    trajectories, frames = content.trajectories or [], content.frames or []
+    cases = {pair: i for i, pair in enumerate(zip(trajectories, frames, strict=True))}
+    if len(cases) < len(trajectories):
+        raise InputError(f"{path}: the header names a trajectory and frame twice: write the file anew.")
+    if any(size % cells for size, cells in zip(grid.shape, factor, strict=True)):
+        raise InputError(f"{path}: blocks of {factor} do not divide the grid {grid.shape}.")
     observed = tuple(size // cells for size, cells in zip(grid.shape, factor, strict=True))
-    values = np.full((len(cases), content["num_times"], len(names), *observed), np.nan, dtype=content["dtype"])
+    if math.prod((len(cases), content.num_times, len(names), *observed)) > LARGEST:
+        raise InputError(f"{path}: the header announces {content.num_times} times, more than can be held.")
+    values = np.full((len(cases), content.num_times, len(names), *observed), np.nan, dtype=content.dtype)
     for number, row in enumerate(rows, start=first_line):
         where = f"{path}, line {number}"
         if None in row or None in row.values():
@@ -128,11 +134,13 @@ def _assemble(
             case = (int(row["trajectory"]), int(row.get("start_frame") or 0))
             time, row_std = int(row["time_index"]), float(row["std"])
             place = [float(row[axis.name]) for axis in grid.axes]
+            if not all(map(math.isfinite, place)):
+                raise ValueError("a position is not finite")
         except ValueError as error:
             raise InputError(f"{where}: {error}.") from error
         if row["field"] not in names:
             raise InputError(f"{where}: field {row['field']!r} is not one of {', '.join(names)}.")
-        if case not in cases or not 0 <= time < content["num_times"]:
+        if case not in cases or not 0 <= time < content.num_times:
             raise InputError(f"{where}: trajectory {case[0]} from frame {case[1]}, time {time}, is not in the header.")
         channel = names.index(row["field"])
         if np.isnan(value):
@@ -147,24 +155,24 @@ def _assemble(
         if not np.isnan(values[cell]):
             raise InputError(f"{where}: a second value in one cell of the grid; average or thin them before.")
         values[cell] = row["value"]
-    valid = content.get("valid")
+    valid = content.valid
     return {
         "values": torch.from_numpy(values),
-        "noise_std": torch.as_tensor(std).to(getattr(torch, content["std_dtype"])),
+        "noise_std": torch.as_tensor(std).to(getattr(torch, content.std_dtype)),
         "grid": grid,
-        "fields": tuple((name, units) for name, units in content["fields"]),
-        "dt": content["dt"],
-        "trajectories": torch.tensor(content["trajectories"]),
-        "frames": torch.tensor(content["frames"]),
-        "kind": content["kind"],
+        "fields": tuple(content.fields),
+        "dt": content.dt,
+        "trajectories": torch.tensor(trajectories),
+        "frames": torch.tensor(frames),
+        "kind": content.kind,
         "factor": factor,
         "valid": None if valid is None else torch.tensor(from_run_lengths(valid)).reshape(grid.shape),
-        "time_units": content["time_units"],
-        "parameters": _restored(content.get("parameters")),
-        "parameter_names": tuple(content["parameter_names"]),
-        "time": _restored(content.get("time")),
-        "cycle": content["cycle"],
-        "attributes": content["attributes"],
+        "time_units": content.time_units,
+        "parameters": _restored(content.parameters),
+        "parameter_names": tuple(content.parameter_names),
+        "time": _restored(content.time),
+        "cycle": content.cycle,
+        "attributes": content.attributes,
     }
 
 
@@ -175,7 +183,7 @@ def _bare(
     grid: Grid,
     fields: tuple[tuple[str, str], ...],
     dt: float,
-) -> dict[str, Any]:
+) -> Header:
     """What the header would say, gathered from the rows of a table without one."""
     columns = list(columns or [])
     needed = ["trajectory", "time_index", "field", "std"]
@@ -192,22 +200,22 @@ def _bare(
         raise InputError(
             f"{path}: trajectory, start_frame and time_index must be integers, std a number: {error}."
         ) from error
-    return {
-        "kind": "points",
-        "factor": [1] * len(grid.axes),
-        "fields": [list(entry) for entry in fields],
-        "dt": dt,
-        "time_units": "1",
-        "cycle": None,
-        "parameter_names": [],
-        "attributes": {},
-        "std_dtype": "float32",
-        "dtype": "float32",
-        "num_times": num_times,
-        "noise_std": [std.get(name, 1.0) for name, _ in fields],
-        "trajectories": [trajectory for trajectory, _ in pairs],
-        "frames": [frame for _, frame in pairs],
-    }
+    return Header(
+        kind="points",
+        factor=[1] * len(grid.axes),
+        grid=grid.to_dict(),
+        fields=list(fields),
+        dt=dt,
+        time_units="1",
+        cycle=None,
+        parameter_names=[],
+        attributes={},
+        std_dtype="float32",
+        num_times=num_times,
+        noise_std=[std.get(name, 1.0) for name, _ in fields],
+        trajectories=[trajectory for trajectory, _ in pairs],
+        frames=[frame for _, frame in pairs],
+    )
 
 
 def _cell(axis: Axis, position: float, cells: int, nearest: bool, where: str) -> int:
@@ -252,7 +260,7 @@ def _described(tensor: Tensor | None) -> dict[str, Any] | None:
     }
 
 
-def _restored(content: dict[str, Any] | None) -> Tensor | None:
+def _restored(content: Numbers | None) -> Tensor | None:
     if content is None:
         return None
-    return torch.tensor(content["numbers"], dtype=getattr(torch, content["dtype"])).reshape(content["shape"])
+    return torch.tensor(content.numbers, dtype=getattr(torch, content.dtype)).reshape(content.shape)

@@ -21,7 +21,8 @@ from eddycast.recipes.recipe import (
     recipe_to_dict,
     with_overrides,
 )
-from eddycast.recipes.run import Run, load_run, sample_states, train_recipe
+from eddycast.recipes.run import Run, load_run
+from eddycast.recipes.train import sample_states, train_recipe
 
 SOURCES = (kuramoto_sivashinsky, navier_stokes, own_data)
 

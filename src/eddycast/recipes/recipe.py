@@ -14,7 +14,7 @@ from eddycast.emulators import FamilyConfig, RegressionConfig
 from eddycast.errors import InputError
 from eddycast.files import read_text
 from eddycast.recipes.kinds import KindError, alternatives, choices_at, hints, resolved, with_kind
-from eddycast.recipes.text import parse_yaml
+from eddycast.recipes.yaml_text import parse_yaml
 from eddycast.training import TrainingSettings
 
 FREE_MAPPINGS = frozenset({"parameters", "published", "sampler_options"})

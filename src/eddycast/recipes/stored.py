@@ -162,8 +162,3 @@ def read_states(files: RunDirectory, name: str, shape: tuple[int, ...]) -> Tenso
             files, name, f"fields of shape {tuple(value.shape)}, expected (number, {', '.join(map(str, shape))})"
         )
     return value
-
-
-def read_begun(files: RunDirectory) -> dict[str, Any]:
-    """The settings of a run that was begun, finished or not."""
-    return read_config(files, str(files.path))[0]

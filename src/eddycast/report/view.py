@@ -112,13 +112,17 @@ def open_result(source: xr.Dataset | str | Path) -> xr.Dataset:
     Raises: InputError when the file is missing, cannot be read, or has no lead-time dimension.
     """
     if isinstance(source, xr.Dataset):
-        result, name = source, "the data set"
-    else:
-        path, name = Path(source), str(source)
-        if not path.exists():
-            raise InputError(f"{name}: no such file; give a forecast or an analysis (.nc or .zarr).")
-        result = open_labelled(path, decode_times=True)
-    return check_ensemble(result, name)
+        if "lead_time" not in source.dims:
+            found = ", ".join(map(str, source.dims)) or "none"
+            raise InputError(
+                f"The data set: expected the dimensions (init, member, lead_time, *space), found {found}; "
+                "give one laid out as a forecast or an analysis."
+            )
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{source}: no such file; give a forecast or an analysis (.nc or .zarr).")
+    return check_ensemble(open_labelled(path, decode_times=True), str(source))
 
 
 def field_names(result: xr.Dataset) -> list[str]:

@@ -117,7 +117,7 @@ class AdvectionDiffusion:
             squared = squared + (2 * math.pi * modes) ** 2
         phase, damping = -velocity * total * duration, torch.exp(-diffusivity * squared * duration)
         propagator = torch.polar(torch.ones_like(phase), phase) * damping  # (*batch, 1, *mode), or (1, *mode)
-        propagator = propagator.to(torch.complex64 if dtype == torch.float32 else torch.complex128)
+        propagator = propagator.to(dtype.to_complex())
 
         def flow(state: Tensor) -> Tensor:
             return torch.fft.irfftn(propagator * torch.fft.rfftn(state, dim=dims), s=shape, dim=dims)

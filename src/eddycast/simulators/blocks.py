@@ -54,6 +54,7 @@ def run_blocks(work: Work, blocks: list[slice], *, threads: int, total: int, obs
     done = [0] * threads  # parts, by thread: each writes its own
     failures: list[BaseException] = []
     stop = Event()
+    inference = torch.is_inference_mode_enabled()
 
     def serve(number: int, report: Callable[[], None]) -> None:
         def advance() -> bool:
@@ -62,7 +63,7 @@ def run_blocks(work: Work, blocks: list[slice], *, threads: int, total: int, obs
             return not stop.is_set()
 
         try:
-            with torch.no_grad():  # grad mode belongs to the thread
+            with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
                 while not stop.is_set():
                     work(waiting.get_nowait(), advance)
         except Empty:

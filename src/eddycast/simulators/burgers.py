@@ -120,7 +120,7 @@ class Burgers:
         k = 2 * math.pi * modes
         linear = -viscosity[..., None, None] * k**2  # (*batch, 1, mode), or (1, mode)
         kept = cutoff(points) + 1
-        transport = (-0.5j * k[:kept]).to(torch.complex64 if dtype == torch.float32 else torch.complex128)
+        transport = (-0.5j * k[:kept]).to(dtype.to_complex())
 
         def nonlinear(v: Tensor) -> Tensor:
             u = torch.fft.irfft(v, n=points)

@@ -137,7 +137,7 @@ class KuramotoSivashinsky:
 
         def squared(v: Tensor) -> Tensor:
             u = torch.fft.irfft(v, n=points)
-            return torch.fft.rfft(u * u)[..., :kept]
+            return torch.fft.rfft(u * u).narrow(-1, 0, kept)
 
         transport = -0.5j * k[..., :kept]
         step = etdrk4(linear[..., :kept], squared, duration / num_steps, factor=transport, dtype=dtype)

@@ -75,7 +75,9 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
                 f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple) else ".")
             )
         if parameter.whole and not (float(low).is_integer() and float(high).is_integer()):
-            raise InputError(f"{parameter.name} takes whole numbers; got {low:g}" + (f":{high:g}." if high > low else "."))
+            raise InputError(
+                f"{parameter.name} takes whole numbers; got {low:g}" + (f":{high:g}." if high > low else ".")
+            )
         draw = uniform[:, column]
         columns.append(low + ((high - low + 1) * draw).floor() if parameter.whole else low + (high - low) * draw)
     return torch.stack(columns, dim=-1) if columns else uniform

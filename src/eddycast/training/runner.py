@@ -17,7 +17,7 @@ from eddycast.conditions import Conditions
 from eddycast.data import WindowBatches
 from eddycast.emulators import Space, Stage, TrainingBatch
 from eddycast.emulators.network import ConditionedNetwork
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reason
 from eddycast.training.average import WeightAverage
 from eddycast.training.optimiser import build_optimisers
 from eddycast.training.settings import TrainingSettings
@@ -174,9 +174,7 @@ def reported_compiler(used: bool) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         raise InputError(
-            f"training.compile=true failed: {reason}. It needs a compiler that torch can call (g++ or clang; Triton on a GPU): "
+            f"training.compile=true failed: {reason(error)}. It needs a compiler that torch can call (g++ or clang; Triton on a GPU): "
             "install one, or leave training.compile out."
         ) from error
