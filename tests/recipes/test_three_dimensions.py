@@ -19,18 +19,22 @@ def test_a_box_of_turbulence_is_forecast_and_analysed(name, tmp_path, monkeypatc
     made = get_recipe(recipe).simulation
     assert made is not None and made.grid is not None
     grid = "x".join(map(str, made.grid))
-    simulate = f"simulate {made.system} --out data --trajectories {made.trajectories} --steps {made.steps} --grid {grid}"
-    for command in (
+    simulate = (
+        f"simulate {made.system} --out data --trajectories {made.trajectories} --steps {made.steps} --grid {grid}"
+    )
+    commands = [
         f"{simulate} --spin-up {made.spin_up} --param viscosity=0.04:0.06",
         f"train {recipe} --data data --out run",
         "forecast run --data data --members 3 --steps 4 --out forecast.nc",
         "observe data --fraction 0.2 --noise 0.1 --out observations.nc",
-        "assimilate run --observations observations.nc --members 3 --set num_steps=8 --out analysis.nc",
-        "evaluate forecast.nc --truth data --out scores.json",
-        "evaluate analysis.nc --truth data",
-        "plot forecast.nc --out forecast.png",
-        "report run forecast.nc analysis.nc scores.json --out report.html",
-    ):
+        "assimilate run --observations observations.nc --members 3 --method sda --set num_steps=6 --out analysis.nc",
+    ]
+    if name == "universal-smoke":
+        commands += [
+            "evaluate forecast.nc --truth data --out scores.json",
+            "plot forecast.nc --out forecast.png",
+        ]
+    for command in commands:
         assert run(command.split()) == 0, (command, capsys.readouterr().err)
     for file, times in (("forecast.nc", 4), ("analysis.nc", 12)):
         with xr.open_dataset(file, decode_timedelta=False) as states:
