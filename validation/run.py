@@ -26,7 +26,7 @@ from own_data import sample_data
 
 from eddycast import api
 from eddycast.files import write_json
-from eddycast.recipes.run import describe_hardware
+from eddycast.recipes.train import describe_hardware
 from eddycast.training import ProgressBar
 
 HERE = Path(__file__).parent

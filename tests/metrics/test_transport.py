@@ -108,6 +108,10 @@ def test_translated_laws_of_fields_are_rms_apart():
     assert abs(float(found[0] ** 2) / expected - 1) < 4 * math.sqrt(2 / directions)
     again = sliced_wasserstein(sample, sample + shift, weights, generator=seeded(2), directions=directions)
     assert torch.equal(found, again)
+    land = torch.cat([weights, torch.zeros(3 * points, dtype=torch.float64)])  # does not count, however much of it
+    wide = [torch.cat([fields, normal(7, 3, 3 * points, seed=8)], dim=-1) for fields in (sample, sample + shift)]
+    found = sliced_wasserstein(*wide, land, generator=seeded(2), directions=directions)
+    assert abs(float(found[0] ** 2) / expected - 1) < 4 * math.sqrt(2 / directions)
 
 
 def test_laws_of_fields_with_the_same_marginals_differ():

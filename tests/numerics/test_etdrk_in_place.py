@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from eddycast.numerics.etdrk import _complex_of, etdrk4, is_plain
+from eddycast.numerics.etdrk import etdrk4, is_plain
 
 POINTS, KEPT = 48, 16
 
@@ -28,7 +28,7 @@ def burgers(dtype, *, batch=(), with_factor=True, viscosity=None):
     start = torch.randn(5, KEPT, dtype=torch.complex128, generator=generator) / (1 + k**2)
     start[:, 0] = start[:, 0].real.to(start.dtype)
     nonlinear, factor = (squared, transport) if with_factor else (whole, None)
-    return linear, nonlinear, factor, start.to(_complex_of(dtype))
+    return linear, nonlinear, factor, start.to(dtype.to_complex())
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-14), (torch.float32, 1e-6)])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eddycast.numerics.spectral import cutoff, dealias_mask, derivative, mode_numbers, multiplicity, shells, wavenumbers
+from eddycast.numerics.spectral import cutoff, dealias_mask, derivative, mode_numbers, wavenumbers
 
 SHAPES = [(16,), (15,), (12, 16), (16, 9), (6, 10, 8)]
 
@@ -61,14 +61,6 @@ def test_odd_derivative_drops_the_nyquist_mode_and_even_keeps_it():
     assert torch.allclose(derivative(zigzag, [8.0], [2]), -(math.pi**2) * zigzag)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_multiplicity_gives_parseval(shape):
-    field = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    power = torch.fft.rfftn(field).abs() ** 2
-    total = (multiplicity(shape) * power).sum() / math.prod(shape) ** 2
-    assert total.item() == pytest.approx((field**2).mean().item(), rel=1e-12)
-
-
 @pytest.mark.parametrize("points", range(6, 40))
 def test_cutoff_is_the_largest_that_keeps_quadratic_products_clean(points):
     """A product of modes m aliases onto points - 2 m: above m it is harmless, and m + 1 would not be."""
@@ -88,14 +80,6 @@ def test_dealiased_square_is_the_exact_square():
     squared, exact = torch.fft.rfft(coarse**2) / points, torch.fft.rfft(fine**2) / (2 * points)
     assert (squared - exact[: points // 2 + 1])[mask].abs().max() < 1e-14
     assert (squared - exact[: points // 2 + 1])[~mask].abs().max() > 1e-3  # where aliases go
-
-
-def test_shells_count_lattice_points():
-    """On a square lattice the shells 0, 1, 2 hold 1, 8, 12 modes: |m| rounds to 1 for (1, 1), to 2 for (2, 1)."""
-    shape = (16, 16)
-    counts = torch.zeros(20).index_add_(0, shells(shape, [3.0, 3.0]).flatten(), multiplicity(shape).flatten().float())
-    assert counts[:3].tolist() == [1, 8, 12]
-    assert counts.sum() == 256
 
 
 def test_wavenumbers_scale_with_the_lengths():

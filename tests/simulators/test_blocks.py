@@ -108,6 +108,15 @@ def test_an_interrupt_in_the_observer_ends_all(two_threads):
     assert threading.active_count() == before and torch.get_num_threads() == 2
 
 
+def test_inference_mode_reaches_all_threads(two_threads):
+    """A result made in that mode may only be written in it."""
+    state = torch.randn(256, 1, 128, generator=torch.Generator().manual_seed(1))
+    parameters, grid, times = KS.info.default_parameters(), KS.grid((128,)), uniform_times(0.1, 2)
+    expected = integrate(KS, state, parameters, grid, times)
+    with torch.inference_mode():
+        assert torch.equal(integrate(KS, state, parameters, grid, times), expected)
+
+
 def test_gradients_stay_off_in_all_threads(two_threads):
     modes = []
 

@@ -1,12 +1,14 @@
 """What holds for every system, asked of each: reproducible draws, own parameters, precision, gradients, honest chaos."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
-from eddycast.simulators import SYSTEMS, integrate, simulate
+from eddycast.simulators import SYSTEMS, KolmogorovFlow, integrate, simulate
 
 NAMES = list(SYSTEMS)
 SMALL = {2: (24, 24), 3: (16, 16, 16)}  # grids to test on, by dimension; 1-D systems have small defaults
@@ -137,3 +139,19 @@ def test_chaos_and_exponents_do_not_contradict_each_other(name):
     if chaotic[-1] and known[-1]:
         assert attributes["lyapunov_time"] == pytest.approx(1 / exponent[-1].item())
     assert math.isfinite(attributes["inner_step"]) and attributes["inner_step"] <= system.info.dt + 1e-12
+
+
+@pytest.mark.parametrize("system", [SYSTEMS[name] for name in ("burgers", "kolmogorov-flow", "navier-stokes-3d")])
+def test_a_refused_grid_names_the_least_one_that_is_taken(system):
+    """And one with fewer points is not: 2 fewer for the systems that give even numbers, 1 for the other."""
+    axes, defaults = len(system.info.shape), system.info.default_parameters()
+    for viscosity in torch.logspace(-3.5, -1, 40, dtype=torch.float64):
+        parameters = torch.cat([viscosity[None], defaults[1:]])
+        for solver in (system, KolmogorovFlow(refine=3)) if axes == 2 else (system,):
+            try:
+                solver.grid((16,) * axes, parameters)
+            except InputError as error:
+                least = int(re.findall(r"at least (\d+)", str(error))[0])
+                assert solver.grid((least,) * axes, parameters).shape == (least,) * axes
+                with pytest.raises(InputError):
+                    solver.grid((least - (1 if axes == 3 else 2),) * axes, parameters)

@@ -9,6 +9,7 @@ import torch
 
 from eddycast.errors import InputError
 from eddycast.grid import periodic_axis
+from eddycast.metrics import power_spectrum, shells
 from eddycast.noise import MemberNoise
 from eddycast.numerics.incompressible import (
     divergence,
@@ -19,7 +20,6 @@ from eddycast.numerics.incompressible import (
     vorticity,
 )
 from eddycast.numerics.lyapunov import leading_exponent
-from eddycast.numerics.spectral import multiplicity, shells
 from eddycast.numerics.truncated import resample
 from eddycast.simulators import KolmogorovFlow, get_system, integrate, simulate, uniform_times
 from eddycast.simulators.kolmogorov_flow import laminar_velocity
@@ -242,12 +242,10 @@ def test_statistics_are_those_of_an_outside_solver(outside):
         FLOW, trajectories=8, steps=64, spin_up=30.0, grid_shape=(96, 96), store_shape=(64, 64), seed=1,
         parameters=dict(zip(FLOW.info.parameter_names, parameters.tolist(), strict=True)),
     )  # fmt: skip
-    shell = shells((64, 64), BOX).flatten()
-    weight = multiplicity((64, 64)).flatten() / 2
+    rings = shells(run.grid)
 
     def statistics(states):
-        power = (torch.fft.rfft2(states, norm="forward").abs() ** 2).sum(dim=-3).mean(dim=1).flatten(1) * weight
-        spectrum = torch.zeros(len(states), 64, dtype=torch.float64).index_add_(1, shell, power)
+        spectrum = power_spectrum(states, rings).sum(dim=-2).mean(dim=1) / 2
         whole = torch.stack([energy(states, 2).mean(dim=1), enstrophy(states, BOX).mean(dim=1)], dim=1)
         return torch.cat([whole, spectrum[:, 4:25:4]], dim=1)
 

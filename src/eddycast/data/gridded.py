@@ -267,6 +267,10 @@ def open_gridded(
     names, note = _choose(content, candidates, fields, where)
     notes += [note] if note else []
     dims = content[names[0]].dims
+    if none := [dim for dim in dims if content.sizes[dim] == 0]:
+        raise InputError(
+            f"{where}: the dimension {none[0]!r} of {names[0]!r} has no entries; there is nothing to read."
+        )
     time_dim = candidates[names[0]]
     trajectories = find_trajectories(content, dims, time_dim)
     space = find_space(content, names[0], time_dim, trajectories, where)

@@ -27,6 +27,7 @@ from eddycast.data.well_source import Component, WellSource, find_files, open_hd
 from eddycast.errors import DAMAGE, InputError, reason
 from eddycast.grid import Axis, Boundary, Grid
 
+LARGEST_SCALAR = 1e30  # beyond, statistics of parameters overflow in single precision
 STANDARD_ATTRIBUTES = {"dataset_name", "n_spatial_dims", "n_trajectories", "simulation_parameters", "grid_type"}
 
 
@@ -253,6 +254,8 @@ def _require_shapes(content: dict[str, Any], file: str) -> None:
             raise InputError(
                 f"{file}: not The Well's layout: scalars/{name} has shape {value.shape}, expected ({count},)."
             )
+        if not bool((np.abs(value) < LARGEST_SCALAR).all()):
+            raise InputError(f"{file}: scalars/{name} must be finite numbers below {LARGEST_SCALAR:g}.")
     for item in content["components"]:
         varies = item.dim_varying
         expected = ((count,) if item.sample_varying else ()) + ((times.shape[1],) if item.time_varying else ())

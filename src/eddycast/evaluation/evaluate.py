@@ -120,9 +120,13 @@ def evaluate(
     points = int((weights > 0).sum())
     chosen = tuple(scores) if scores is not None else scores_for(members, points)
     if small := [score.name for score in chosen if score.min_members > members]:
-        raise InputError(f"The score {small[0]!r} needs more members than the {members} of this forecast: leave it out, or draw more.")
+        raise InputError(
+            f"The score {small[0]!r} needs more members than the {members} of this forecast: leave it out, or draw more."
+        )
     if small := [score.name for score in chosen if score.min_points > points]:
-        raise InputError(f"The score {small[0]!r} compares patterns in space, this grid has {points} point that counts: leave it out.")
+        raise InputError(
+            f"The score {small[0]!r} compares patterns in space, this grid has {points} point that counts: leave it out."
+        )
     tally = _Tally(chosen, known, climate, channels, weights, members, len(trajectories), leads)
     per_lead = members * len(channels) * known.grid.num_points * 8
     span = max(1, memory // (4 * per_lead))  # scores hold about four copies of a piece

@@ -109,7 +109,7 @@ def sliced_wasserstein(
 
         SW_p^p = mean over directions theta of W_p^p({<theta, x_i>}, {<theta, y_j>}),  |theta| = 1
 
-    The inner product carries quadrature weights of mean one, so that moving every field by t gives SW_2 = rms(t) on
+    The inner product carries quadrature weights of mean one over the counted points, so that moving every field by t gives SW_2 = rms(t) on
     average over directions; the relative error of SW_2^2 is then sqrt(2 / directions).
 
     Args:
@@ -137,7 +137,7 @@ def sliced_wasserstein(
     if not scale.sum() > 0:
         raise ValueError("The weights are all zero: no point to average over.")
     points, batch = scale.numel(), first.shape[1 : first.ndim - space]
-    root = (scale * (points / scale.sum())).sqrt()
+    root = (scale * ((scale > 0).sum() / scale.sum())).sqrt()
     samples = [fields.reshape(len(fields), -1, points) for fields in (first, second)]
     total = torch.zeros(samples[0].shape[1], dtype=torch.float64, device=first.device)
     for chosen in spans(directions, 24 * points):

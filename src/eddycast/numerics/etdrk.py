@@ -3,7 +3,8 @@
     v_t = L v + N(v),   L diagonal (Fourier space)
 
 A scheme is a function from (linear, nonlinear, dt) to a step. A step is a pure function; where nobody can see the
-difference (no gradient, no tangent) it works in place on its own intermediate states, which halves its time.
+difference (no gradient, no tangent) it works in place on its own intermediate states. That saves memory; time hardly,
+since the Fourier transforms take most of it.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def read_netcdf(path: Path) -> dict[str, Any]:
     names = [name for name, _ in content.fields]
     lost = [name for name in [*names, "trajectory", "frame"] if name not in dataset.variables]
     if lost:
-        raise InputError(f"{path} lacks the variable {lost[0]!r} that its header announces.")
+        raise InputError(f"{path} lacks the variable {lost[0]!r} that its header announces: write the file anew.")
     cases, times = dataset.sizes.get("init", 0), dataset.sizes.get("lead_time", 0)
     observed = tuple(size // cells for size, cells in zip(grid.shape, content.factor, strict=True))
 

@@ -25,11 +25,13 @@ class KindError(ValueError):
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
+    """Types of the fields of a settings class."""
     return get_type_hints(cls)
 
 
 @cache
 def adapter(cls: type) -> TypeAdapter[Any]:
+    """The check of a settings class by pydantic, built once."""
     return TypeAdapter(cls)
 
 

@@ -33,7 +33,7 @@ LONG_EMULATORS = (
 
 STEPS = {"regression": 7000, "scoring": 8000, "universal": 14000}
 """Between 12 and 25 minutes of one core each."""
-LONG_STEPS = {"regression": 8000, "scoring": 6000, "universal": 15000}
+LONG_STEPS = {"regression": 8000, "scoring": 5000, "universal": 15000}
 
 
 def recipes() -> list[Recipe]:

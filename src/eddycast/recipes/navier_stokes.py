@@ -12,7 +12,7 @@ from eddycast.recipes.sizes import TITLES, smoke
 SIMULATION = SimulationSettings(
     "navier-stokes-3d", trajectories=8, steps=12, parameters={"viscosity": 0.05}, grid=(12, 12, 12), spin_up=4.0
 )
-TRANSFORMER = TransformerConfig(patch=4, width=32, heads=2, blocks=2, embedding=16)
+TRANSFORMER = TransformerConfig(patch=4, width=16, heads=2, blocks=2, embedding=16)
 
 
 def recipes() -> list[Recipe]:

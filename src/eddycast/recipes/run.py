@@ -93,14 +93,18 @@ def load_weights(model: nn.Module, files: RunDirectory) -> None:
     own = model.state_dict()
     for name, value in tensors.items():
         if name in own and value.dtype != own[name].dtype:
-            raise InputError(f"The weights in {files.path} are of another kind: {name} is {value.dtype}.")
+            raise InputError(
+                f"The weights in {files.path} are of another kind: {name} is {value.dtype}; restore them or train again."
+            )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"The weights in {files.path} are not finite, first {name}: restore them or train again.")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        told = str(error).splitlines()[-1].strip()
-        raise InputError(f"The weights in {files.path} are of another model: {told}") from error
+        told = str(error).splitlines()[-1].strip().rstrip(".")
+        raise InputError(
+            f"The weights in {files.path} are of another model: {told}; restore them or train again."
+        ) from error
 
 
 def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> None:

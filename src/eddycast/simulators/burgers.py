@@ -83,10 +83,10 @@ class Burgers:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Gaussian random field of mean zero, standard deviation 0.22, covariance 25^4 (-d^2/dx^2 + 5^2)^-4; (*batch, 1, points).
+        """Gaussian random field of mean zero, standard deviation 0.21, covariance 25^4 (-d^2/dx^2 + 5^2)^-4; (*batch, 1, points).
 
         Mode m has cosine and sine coefficients of deviation sqrt(2) 25^2 ((2 pi m)^2 + 5^2)^-2, m = 1 to 16 (mode 17
-        would have 1e-5 of the amplitude). The coefficients do not depend on the grid.
+        would have 3e-5 of the amplitude of mode 1). The coefficients do not depend on the grid.
         Source: Wang, Wang and Perdikaris (2021), doi:10.1126/sciadv.abi8605: the law of its published generator; its
             text prints 25^2 for 25^4, with which the field is 25 times smaller and hardly steepens.
         """

@@ -4,7 +4,7 @@
 
 The force drives k_f pairs of opposite jets; they are unstable, roll up, and their vortices merge into one pair as large
 as the box, which drag keeps from growing. Vorticity is drawn out into ever finer threads until viscosity ends them: the
-finest have the width 2 pi / k_d with k_d = (k_f^2 A)^{1/6} / nu^{1/2} or so. The laminar flow, sin(k_f y) A / (nu k_f^2
+finest have the width 2 pi / k_d with k_d = (k_f^2 A^{3/2})^{1/6} / nu^{1/2} or so. The laminar flow, sin(k_f y) A / (nu k_f^2
 + drag) along x, is an exact solution at any viscosity.
 
 Good values to start from: nu = 0.01 with 64 x 64 points, or nu = 0.0025 with 128 x 128; drag 0.1, A = 1, k_f = 4;
@@ -98,13 +98,14 @@ class KolmogorovFlow:
         if wavenumber > kept:
             raise InputError(
                 f"{_times(shape)} points do not resolve a force of wavenumber {wavenumber:g}: "
-                f"take at least {_points_for(wavenumber)}."
+                f"take at least {_points_for(wavenumber, self.refine)}."
             )
         finest = dissipation_wavenumber(parameters).max().item()
         if finest > 2 * kept:
+            least, enough = (_points_for(part * finest, self.refine) for part in (0.5, 1.5))
             raise InputError(
                 f"{_times(shape)} points are too few for vortex threads of wavenumber {finest:.0f}: take at least "
-                f"{_points_for(finest / 2)} (resolved: {_points_for(1.5 * finest)}) points, or a larger viscosity."
+                f"{least} (resolved: {enough}) points, or a larger viscosity."
             )
         return Grid(tuple(periodic_axis(axis, points, 2 * math.pi) for axis, points in zip("xy", shape, strict=True)))
 
@@ -269,9 +270,9 @@ def _pairs(factor: Tensor, imaginary: bool = True) -> Tensor:
     return torch.stack([factor, factor if imaginary else torch.zeros_like(factor)], dim=-1)
 
 
-def _points_for(wavenumber: float) -> int:
-    """Least even number of points whose 2/3 cut holds the wavenumber."""
-    return 2 * math.ceil((3 * wavenumber + 1) / 2)
+def _points_for(wavenumber: float, refine: int) -> int:
+    """Least even number of points that, refined, have a 2/3 cut that holds the wavenumber."""
+    return 2 * math.ceil((3 * math.ceil(wavenumber) + 1) / (2 * refine))
 
 
 def _times(shape: tuple[int, ...]) -> str:

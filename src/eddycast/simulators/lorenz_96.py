@@ -4,7 +4,7 @@
 
 One variable on a circle of latitude: the quadratic term moves energy about and keeps it, the linear one damps, the
 constant one forces. At F = 8 and 40 sites wave packets of about 5 sites drift (their crests to the left, their groups to
-the right), grow and break; errors grow at the rate 1.68, so a factor of e takes 0.6 time units (Lorenz called that 3
+the right), grow and break; errors grow at the rate 1.70, so a factor of e takes 0.6 time units (Lorenz called that 3
 days). Small F is regular: below 8/9 all is still (u = F), up to about 4 waves travel without change or in cycles.
 
 Good values to start from: the defaults, which are those of nearly every assimilation paper.

@@ -88,7 +88,7 @@ class NavierStokes3D:
         if finest > 3 * kept:
             raise InputError(
                 f"{name}: {min(shape)} points per axis are too few for eddies of wavenumber {finest:.0f}: take at least "
-                f"{math.ceil(finest) + 1} (resolved: {3 * math.ceil(finest)}), or a larger viscosity."
+                f"{3 * math.ceil(finest / 3) + 1} (resolved: {3 * math.ceil(finest) + 1}), or a larger viscosity."
             )
         return Grid(tuple(periodic_axis(axis, points, 2 * math.pi) for axis, points in zip("xyz", shape, strict=True)))
 
