@@ -148,7 +148,7 @@ def largest(value: float) -> float:
     import torch
     import torch.distributed as dist
 
-    own = torch.tensor(value, dtype=torch.float64).nan_to_num(nan=float("inf"))
+    own = torch.tensor(value, dtype=torch.float64).nan_to_num(nan=float("inf"), posinf=float("inf"))
     if size() > 1:
         dist.all_reduce(own, dist.ReduceOp.MAX)
     return own.item()

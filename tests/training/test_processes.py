@@ -185,6 +185,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     value = torch.tensor([1.0, 2.0])
     assert torch.equal(distributed.total(value), value.double())
     assert distributed.from_first(3.5) == distributed.largest(3.5) == 3.5
+    assert distributed.largest(float("nan")) == distributed.largest(float("inf")) == float("inf")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ class UNetConfig:
     normalise: bool = True
     checkpoint: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.channels or min(*self.channels, self.blocks, self.embedding) < 1:
+            raise ValueError("channels (at least one level), blocks and embedding of a U-Net must be positive.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel of a U-Net must be odd and positive, got {self.kernel}.")
+
 
 class ResidualBlock(nn.Module):
     """x + conv(act(modulate(conv(act(norm(x)))))), the modulation being a scale and a shift from the embedding."""

@@ -66,6 +66,11 @@ class EvaluationSettings:
     validation_members: int = 4
     calibrate: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "members", "validation_cases", "validation_steps", "validation_members"):
+            if not 1 <= getattr(self, name) < 2**20:
+                raise ValueError(f"{name} must be positive and below 2**20, got {getattr(self, name)}.")
+
 
 @dataclass(frozen=True)
 class Recipe:

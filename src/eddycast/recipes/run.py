@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from eddycast.data import Dataset, Field
 from eddycast.emulators import Emulator, ModelShape, build_model
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
 from eddycast.recipes.recipe import Recipe, recipe_from_dict
 from eddycast.recipes.stored import read_config, read_guard, read_space, read_states
 from eddycast.training import RunDirectory, read_tensors
+
+MOST_PARAMETERS = 10**10
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,23 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
     return Run(name, recipe, emulator, config["data"], config["provenance"], path)
 
 
+def require_possible(recipe: Recipe, shape: ModelShape) -> None:
+    """Build the model without memory and count its parameters. Raises: InputError where they are too many."""
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in build_model(recipe.emulator, shape).parameters())
+    except (RuntimeError, OverflowError, TypeError) as error:  # of torch: sizes beyond 64 bits
+        raise InputError(f"{recipe.name}: a network of these sizes cannot be built ({reason(error)}).") from error
+    if count > MOST_PARAMETERS:
+        raise InputError(f"{recipe.name}: the network would have {count:.2g} parameters; choose smaller sizes.")
+
+
 def seeded_model(recipe: Recipe, shape: ModelShape) -> nn.Module:
-    """The untrained model; its weights depend on the seed of the training settings alone."""
+    """The untrained model; its weights depend on the seed of the training settings alone.
+
+    Raises: InputError for a network larger than any machine could hold.
+    """
+    require_possible(recipe, shape)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.training.seed)
         return build_model(recipe.emulator, shape)

@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from eddycast.errors import InputError
 from eddycast.grid import Grid
-from eddycast.numerics.etdrk import is_plain
 from eddycast.simulators.blocks import Advance, row_blocks, run_blocks
 from eddycast.simulators.protocols import Flow, System
 
@@ -164,6 +164,21 @@ def _flows(
 def uniform_times(dt: float, num_outputs: int, *, start: int = 1) -> Tensor:
     """Times dt * (start, start + 1, ...), (num_outputs,), float64."""
     return dt * torch.arange(start, start + num_outputs, dtype=torch.float64)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """True where no derivative is being taken of it and it owns its memory, so that threads may share its rows.
+
+    False under autograd, for a tangent of forward mode, within the transforms of `torch.func` (they wrap tensors
+    that have no storage of their own) and while a graph is traced.
+    """
+    if torch.compiler.is_compiling() or (tensor.requires_grad and torch.is_grad_enabled()):
+        return False
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is None
 
 
 def _applied(flow: Flow, state: Tensor) -> Tensor:

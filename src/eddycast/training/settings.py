@@ -68,8 +68,9 @@ class TrainingSettings:
             raise ValueError(f"accumulate must be at most batch_size = {self.batch_size}, got {self.accumulate}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}.")
-        if self.seed >= 2**31:
-            raise ValueError(f"seed must be below 2**31, got {self.seed}.")
+        for name, limit in (("steps", 31), ("batch_size", 20), ("validations", 20), ("workers", 10), ("seed", 31)):
+            if getattr(self, name) >= 2**limit:
+                raise ValueError(f"{name} must be below 2**{limit}, got {getattr(self, name)}.")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
