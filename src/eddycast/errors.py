@@ -6,6 +6,7 @@ import gc
 import os
 import struct
 import sys
+import tokenize
 import traceback
 import warnings
 import zipfile
@@ -31,8 +32,10 @@ DAMAGE = (
     OSError,
     RuntimeError,  # and with it RecursionError
     TypeError,
+    SyntaxError,  # of NumPy, which reads the header of an array as an expression
     ValueError,  # and with it UnicodeError
     struct.error,
+    tokenize.TokenError,  # the same header, cut short
     zipfile.BadZipFile,
     zlib.error,
 )

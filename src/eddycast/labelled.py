@@ -59,7 +59,12 @@ def open_labelled(path: Path, *, decode_times: bool, decode_coords: bool | Liter
     with reading(path):
         for name in content.coords:
             if content[name].nbytes <= COORDINATE_BYTES:
-                content[name].load()
+                announced = content[name].shape
+                if content[name].load().values.shape != announced:
+                    raise InputError(
+                        f"{path}: the coordinate {str(name)!r} has another shape than {announced}, which was announced; "
+                        "it is damaged, fetch or write it again."
+                    )
     return content
 
 
@@ -89,7 +94,7 @@ def check_ensemble(content: xr.Dataset, where: str) -> xr.Dataset:
             f"{where}: expected the dimensions (init, member, lead_time, *space), found {found}; "
             "give a file written by `eddycast forecast` or `eddycast assimilate`."
         )
-    if lost := [name for name in ("init", "member", "lead_time") if content.sizes.get(name, 1) < 1]:
+    if lost := [str(name) for name, size in content.sizes.items() if size < 1]:
         raise InputError(f"{where}: the dimension {lost[0]!r} has no entries; make the file again.")
     if "lead_time" not in content.coords:
         raise InputError(f"{where}: the dimension 'lead_time' has no coordinate; make the file again.")
@@ -102,6 +107,12 @@ def check_ensemble(content: xr.Dataset, where: str) -> xr.Dataset:
     for name, array in content.data_vars.items():
         if "lead_time" in array.dims and array.dtype.kind not in "fiub":
             raise InputError(f"{where}: the field {str(name)!r} holds {array.dtype}, expected numbers.")
+        for dim in array.dims if "lead_time" in array.dims else ():
+            place = content.coords.get(dim)
+            if place is not None and (
+                place.dims != (dim,) or place.dtype.kind not in "fium" or not _ordered(place.values)
+            ):
+                raise InputError(f"{where}: the coordinate {str(dim)!r} must hold numbers that increase or decrease.")
     for name, attributes in (("step", leads.attrs), ("lyapunov_time", content.attrs)):
         if name in attributes and not _positive(attributes[name]):
             raise InputError(f"{where}: {name} is {attributes[name]!r}, expected a positive number.")
@@ -116,6 +127,10 @@ def _increase(values: np.ndarray) -> bool:
     numbers = values.astype(np.float64)  # durations, where the caller has decoded them, by their count
     with np.errstate(over="ignore"):
         return bool(np.isfinite(numbers).all() and (np.diff(numbers) > 0).all() and np.isfinite(np.ptp(numbers)))
+
+
+def _ordered(values: np.ndarray) -> bool:
+    return _increase(values) or _increase(values[::-1])
 
 
 def _check_counts(array: xr.DataArray, name: str, where: str) -> None:

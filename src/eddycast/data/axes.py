@@ -21,6 +21,7 @@ TRAJECTORY_NAMES = (
 )
 LONGITUDE_UNITS = ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreee", "degreese")
 LATITUDE_UNITS = ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreen", "degreesn")
+RESERVED = ("init", "member", "lead_time")
 RING_TOLERANCE = 0.02  # of a spacing
 
 
@@ -66,6 +67,8 @@ def find_space(
     array = content[name]
     rest = [dim for dim in array.dims if dim != time and dim not in trajectories]
     space = [dim for dim in rest if array.sizes[dim] > 1]
+    if reserved := [dim for dim in space if dim in RESERVED]:
+        raise InputError(f"{where}: the name {reserved[0]!r} is kept for forecasts and is no axis of space; rename it.")
     if not 1 <= len(space) <= 3:
         found = ", ".join(f"{dim} ({array.sizes[dim]})" for dim in array.dims)
         raise InputError(f"{where}: field {name!r} needs 1 to 3 space dimensions beside time, it has {found}.")

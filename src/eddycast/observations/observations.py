@@ -90,6 +90,10 @@ class Observations:
                 raise InputError(f"The noise std of field {name!r} is {std:g}: it must be positive and finite.")
         if not self.mask.any():
             raise InputError("No observations are left: every value is missing.")
+        if self.parameters is None and self.parameter_names:
+            raise InputError(
+                f"The observations lack the values of their parameters, {', '.join(self.parameter_names)}."
+            )
         if self.parameters is not None and self.parameters.shape != (cases, len(self.parameter_names)):
             raise InputError(
                 f"Parameters of shape {tuple(self.parameters.shape)} do not fit {cases} cases and the names "
