@@ -200,6 +200,21 @@ def own_data() -> str:
     return table([*header, "spread / error"], rows)
 
 
+def benchmarks() -> str:
+    """Ours beside the peers, from the files of `benchmark.py`; of the samplers the costliest alone."""
+    rows = []
+    for case in ("ks", "kolmogorov", "data", "crps", "samplers", "idle"):
+        for record in results(f"benchmark-{case}"):
+            found = record["rows"]
+            if case == "samplers":
+                found = [max(found, key=lambda row: row["ratio"])]
+            for row in found:
+                target = "" if row["target"] is None else ("at most " if row["at_most"] else "") + f"{row['target']:g}"
+                met = "" if row["target"] is None else "yes" if row["met"] else "no"
+                rows.append([row["name"], row["ours"], row["peer"], f"{row['ratio']:.3g}", target, met])
+    return table(["what", "ours", "peer", "ratio", "target", "met"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ks": ks_summary,
     "ks-forecast": ks_forecast,
@@ -207,6 +222,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ks-stability": ks_stability,
     "ks-assimilation": ks_assimilation,
     "own-data": own_data,
+    "benchmarks": benchmarks,
 }
 
 
