@@ -42,7 +42,7 @@ SINGULAR = {
     "dpm-solver++2": (DPMSolverSampler, 2),
     "edm": (partial(StochasticHeunSampler, churn=0.0), 2),
 }
-STEPS = [96, 192]
+STEPS = [128, 256]
 
 
 def gaussian_errors(make, schedule, grid, to_clean=True):
@@ -76,7 +76,7 @@ def test_velocity_form_keeps_its_order_on_grids_of_time(name, schedule, grid):
 
 @pytest.mark.parametrize("schedule", ["rectified", "cosine", "cosine-pdediff", "cosine-sda"])
 def test_order_reduction_of_dpm_solver_on_linear_times(schedule):
-    """Order 2 is not reached at 192 steps: at both ends the steps in log(sigma / alpha) stay as long as log 2, log 3/2, ...
+    """Order 2 is not reached at 256 steps: at both ends the steps in log(sigma / alpha) stay as long as log 2, log 3/2, ...
 
     However many steps there are, sigma halves in the last but one step before the clean end, and sigma / alpha falls by a
     large factor in the first step. Those steps gain nothing from a line through the past; their errors fade with sigma^2 (or
@@ -89,7 +89,7 @@ def test_order_reduction_of_dpm_solver_on_linear_times(schedule):
 
 
 def test_noise_form_has_no_clean_order_on_linear_times():
-    """rho falls from 1000 to 1 in half of the steps: orders measured at 96 to 192 steps say nothing, errors still fall.
+    """rho falls from 1000 to 1 in half of the steps: orders measured at 128 to 256 steps say nothing, errors still fall.
 
     The published start of low order is the better one there by a factor of ten at 16 steps (see the sampler).
     """

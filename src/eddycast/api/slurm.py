@@ -37,7 +37,8 @@ if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] && [ -e "$run/config.json" ]; then
     again=({resume})
 fi
 
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+host=${{hosts%%$'\\n'*}}
 port=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive
 
