@@ -14,7 +14,9 @@ from torch import nn
 from eddycast.networks import (
     NETWORKS,
     FNOConfig,
+    ModernUNetConfig,
     NetworkConfig,
+    SDAUNetConfig,
     TransformerConfig,
     UNetConfig,
     build_network,
@@ -26,9 +28,11 @@ CONFIGS: dict[str, NetworkConfig] = {
     "transformer": TransformerConfig(patch=2, width=16, heads=2, blocks=2, embedding=8),
     "transformer-axial": TransformerConfig(patch=2, width=16, heads=2, blocks=2, embedding=8, attention="axial"),
     "fno": FNOConfig(modes=3, width=6, blocks=2, embedding=8),
+    "unet-sda": SDAUNetConfig(channels=(4, 6), blocks=(1, 2), embedding=8, spare_outputs=1),
+    "unet-modern": ModernUNetConfig(hidden=4, multipliers=(1, 2), blocks=1, first_factor=2, spare_outputs=1),
 }
-STEP = {"unet": 2, "transformer": 2, "transformer-axial": 2, "fno": 1}
-"""Points of a shift that commutes with the network of `CONFIGS`: the stride of the U-Net, the patch."""
+STEP = {"unet": 2, "transformer": 2, "transformer-axial": 2, "fno": 1, "unet-sda": 2, "unet-modern": 2}
+"""Points of a shift that commutes with the network of `CONFIGS`: the stride of the U-Nets, the patch."""
 
 SHAPES = {1: [(16,), (13,), (1,)], 2: [(8, 12), (5, 7)], 3: [(4, 6, 5), (3, 1, 4)]}
 CASES = [
@@ -92,7 +96,7 @@ def test_any_grid_gives_frames_of_its_shape_and_gradients_to_every_weight(name):
         y = perturbed(net)(x.requires_grad_(), scalars.requires_grad_())
         assert y.shape == (2, frames[1], 3, *space) and y.dtype == torch.float64 and y.isfinite().all()
         y.square().sum().backward()
-        single = name == "unet" or math.prod(space) > 1  # one token needs no queries: attention is then the identity
+        single = name in ("unet", "unet-sda") or math.prod(space) > 1  # one token needs no queries, and norms over one point and one channel leave nothing
         for label, weight in [*net.named_parameters(), ("x", x), ("scalars", scalars)]:
             place = (label, space, periodic, frames)
             assert weight.grad is not None and weight.grad.isfinite().all(), place

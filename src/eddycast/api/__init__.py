@@ -1,10 +1,11 @@
 """The verbs: one function each, on paths or objects. The command line calls these, and so does a notebook."""
 
-from eddycast.api.data import inspect, observe, open_dataset, simulate, systems
+from eddycast.api.data import inspect, observe, open_dataset, systems
 from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.results import compare, evaluate, plot, report
 from eddycast.api.runs import assimilate, forecast, methods, recipes, train
+from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
 from eddycast.data import Dataset
 from eddycast.evaluation import Scores

@@ -16,7 +16,7 @@ from eddycast.assimilation import get_method
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Initial, PlainClock
 from eddycast.data.arrays import ArraySource
-from eddycast.emulators import Emulator, IdentitySpace, SolverModel, UniversalDiffusion
+from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.labelled import values_of
@@ -89,7 +89,7 @@ def analyse(
 
 def default_method(emulator: Emulator) -> str:
     """The best method that a forecaster allows: guidance for denoisers, a filter for everything else."""
-    return "mmps" if isinstance(emulator.model, UniversalDiffusion) else "etkf"
+    return "mmps" if isinstance(emulator.model, Diffusing) else "etkf"
 
 
 def withheld_scores(states: Tensor, held: Observations) -> dict[str, float]:

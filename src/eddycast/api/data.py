@@ -1,19 +1,18 @@
-"""Data: simulate, open, describe, observe."""
+"""Data: open, describe, observe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eddycast import data, observations, simulators
-from eddycast.data import Dataset, Field
+from eddycast import data, observations
+from eddycast.data import Dataset
 from eddycast.errors import InputError
 from eddycast.observations import Observations
-from eddycast.simulators import SYSTEMS, get_system
+from eddycast.simulators import SYSTEMS
 
 Data = Dataset | str | Path
 
@@ -21,68 +20,6 @@ Data = Dataset | str | Path
 def systems() -> list[tuple[str, str]]:
     """Name and description of each system."""
     return [(name, f"{system.info.description} {system.info.equation}") for name, system in SYSTEMS.items()]
-
-
-def simulate(
-    system: str,
-    *,
-    trajectories: int = 64,
-    steps: int = 400,
-    parameters: Mapping[str, float | tuple[float, float]] | None = None,
-    grid: Sequence[int] | None = None,
-    dt: float | None = None,
-    spin_up: float | None = None,
-    seed: int = 0,
-    dtype: str = "float32",
-    device: str = "cpu",
-    out: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Dataset:
-    """Simulate trajectories of a system, split 80 / 10 / 10 % into train, valid and test.
-
-    Args:
-        system: See `systems()`.
-        trajectories, steps: Runs, and stored states of each.
-        parameters: A value, or a range (low, high) to draw from for each run.
-        grid: Points per axis; None for the system's own.
-        dt, spin_up: Time between states and before the first one; None for the system's own.
-        seed: The same seed gives the same data.
-        dtype: Of the arithmetic, `float32` or `float64`; states are stored in float32.
-        device: Where to compute.
-        out: Directory for files in The Well's format; None keeps the data in memory.
-        progress: Called with (done, total).
-
-    Raises: InputError for an unknown system or numbers out of range.
-    """
-    if dtype not in ("float32", "float64"):
-        raise InputError(f"dtype must be float32 or float64, got {dtype!r}.")
-    result = simulators.simulate(
-        get_system(system),
-        trajectories=trajectories,
-        steps=steps,
-        parameters=parameters or {},
-        grid_shape=None if grid is None else tuple(grid),
-        seed=seed,
-        spin_up=spin_up,
-        dt=dt,
-        dtype=getattr(torch, dtype),
-        device=device,
-        progress=progress,
-    )
-    dataset = data.from_arrays(
-        result.states.cpu().float(),
-        fields=tuple(Field(**asdict(field)) for field in result.fields),
-        grid=result.grid,
-        dt=result.dt,
-        time_units=result.time_units,
-        parameters=result.parameters.float(),
-        parameter_names=result.parameter_names,
-        attributes=result.attributes,
-    )
-    if out is None:
-        return dataset
-    data.write_well(dataset, Path(out))
-    return data.open_dataset(Path(out))
 
 
 OPTIONS: dict[str, Callable[[str], Any]] = {

@@ -15,10 +15,11 @@ from rich.console import Console
 from eddycast import __version__
 from eddycast import data as rooms
 from eddycast import report as pictures
-from eddycast.api.data import observe, open_dataset, simulate
+from eddycast.api.data import observe, open_dataset
 from eddycast.api.forecaster import load
 from eddycast.api.results import evaluate
 from eddycast.api.runs import train
+from eddycast.api.simulation import simulate
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores
 from eddycast.files import write_json

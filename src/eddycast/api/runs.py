@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from eddycast import assimilation, distributed
-from eddycast.api.data import Data, opened, simulate
+from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
+from eddycast.api.simulation import simulate
 from eddycast.data import Dataset, check_output, write
 from eddycast.errors import InputError
 from eddycast.observations import Observations
@@ -114,8 +115,12 @@ def simulated(recipe: Recipe) -> Dataset:
         settings.system,
         trajectories=settings.trajectories,
         steps=settings.steps,
+        evaluation_steps=settings.evaluation_steps,
+        split=settings.split,
         parameters=settings.parameters,
+        initial=settings.initial,
         grid=settings.grid,
+        solver_grid=settings.solver_grid,
         dt=settings.dt,
         spin_up=settings.spin_up,
         seed=settings.seed,

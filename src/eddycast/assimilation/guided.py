@@ -18,10 +18,9 @@ from torch import Tensor
 
 from eddycast.assimilation.etkf import fit_background
 from eddycast.assimilation.protocols import Mode
-from eddycast.assimilation.window import open_series, require_denoiser, window_starts
 from eddycast.conditions import Conditions
-from eddycast.diffusion import SAMPLERS, make_sampler, starting_noise
-from eddycast.emulators import Emulator, Guide, OpenWindow
+from eddycast.diffusion import SAMPLERS, Denoiser, Schedule, make_sampler, starting_noise
+from eddycast.emulators import Diffusing, Emulator, OpenWindow, WindowModel, compose, window_starts
 from eddycast.errors import InputError
 from eddycast.guidance import GaussianLikelihood, MMPSGuidance, SDAGuidance
 from eddycast.noise import MemberNoise
@@ -76,7 +75,10 @@ class MMPSOptions:
         _check_steps(self)
 
 
-GuideFrom = Callable[[GaussianLikelihood], Guide]
+Guide = Callable[[Denoiser, Schedule, Callable[[Tensor], Tensor]], Denoiser]
+"""Denoiser, schedule, to_state -> a denoiser that knows observations."""
+
+GuideFrom = Callable[[tuple[GaussianLikelihood, ...]], Guide]
 
 
 def guided_analysis(
@@ -99,7 +101,7 @@ def guided_analysis(
     """
     if mode == "filter":
         raise InputError("Guided diffusion smooths or works online; use method 'etkf' for mode filter.")
-    window = emulator.model.window
+    window = require_denoiser(emulator.model).frames
     num_times, cases = observations.num_times, observations.num_cases
     if background is not None:
         background = fit_background(background, members, cases, emulator.context)
@@ -152,14 +154,14 @@ class _Task:
     def at_once(self, num_times: int, stride: int) -> Tensor:
         """The whole series, physical (batch, time, channel, *space)."""
         like = self._encoded(self._blank(num_times), 0)
-        window = open_series(self.emulator.model, like, self.conditions, stride=stride)
+        window = compose(require_denoiser(self.emulator.model), like, self.conditions, stride=stride)
         return self._decoded(self._guarded(self._sample(window, like, 0, 0), like[:, :0]), 0)
 
     def sliding(self, num_times: int, background: Tensor | None) -> Tensor:
         """Window after window, physical (batch, time, channel, *space), at least `num_times` frames."""
-        model = self.emulator.model
+        model, size = self.emulator.model, require_denoiser(self.emulator.model).frames
         if background is None:
-            known = self._encoded(self._blank(model.window), 0)[:, :0]
+            known = self._encoded(self._blank(size), 0)[:, :0]
             first = 0
         else:
             first = 1 - background.shape[1]
@@ -167,11 +169,11 @@ class _Task:
         finished = [self._decoded(known[:, -1:], 0)] if background is not None else []
         done, number = (1 if background is not None else 0), 0
         while done < num_times:
-            new = model.window - known.shape[1]
+            new = size - known.shape[1]
             fill = self._encoded(self._blank(new), done)
             filled = torch.cat([known, fill], dim=1)
-            mask = torch.arange(model.window) < known.shape[1]
-            leads = torch.arange(first, first + model.window, dtype=torch.float64)
+            mask = torch.arange(size) < known.shape[1]
+            leads = torch.arange(first, first + size, dtype=torch.float64)
             window = require_denoiser(model).open(filled, mask, self.conditions, leads)
             x = self._guarded(self._sample(window, filled, first, number)[:, known.shape[1] :], known)
             finished.append(self._decoded(x, done))
@@ -185,9 +187,10 @@ class _Task:
         frames = like.shape[1]
         leads = torch.arange(first, first + frames, dtype=torch.float64)
         likelihood = self._likelihood(first, frames, leads)
+        likelihoods = window.likelihoods if likelihood is None else (*window.likelihoods, likelihood)
         denoiser = window.denoiser
-        if likelihood is not None:
-            denoiser = self.guide(likelihood)(denoiser, window.schedule, window.to_x)
+        if likelihoods:
+            denoiser = self.guide(likelihoods)(denoiser, window.schedule, window.to_x)
 
         def draw(site: str, step: int) -> Tensor:
             key = (number, step, f"assimilation {site}")
@@ -237,6 +240,13 @@ class _Task:
         return states if self.emulator.hook is None else self.emulator.hook(states, self.conditions, leads)
 
 
+def require_denoiser(model: WindowModel) -> Diffusing:
+    """The model, if it is a denoiser. Raises: InputError when it is not."""
+    if not isinstance(model, Diffusing):
+        raise InputError(f"This method guides a denoiser, which {type(model).__name__} is not: use 'etkf'.")
+    return model
+
+
 def sda(
     emulator: Emulator,
     observations: Observations,
@@ -252,7 +262,7 @@ def sda(
     """The method `sda`; see `guided_analysis`."""
     settings = options or SDAOptions()
     return guided_analysis(
-        emulator, observations, conditions, guide=lambda likelihood: SDAGuidance(likelihood, gamma=settings.gamma),
+        emulator, observations, conditions, guide=lambda likelihoods: SDAGuidance(likelihoods, gamma=settings.gamma),
         options=settings, members=members, seed=seed, mode=mode, background=background, progress=progress,
     )  # fmt: skip
 
@@ -272,8 +282,8 @@ def mmps(
     """The method `mmps`; see `guided_analysis`."""
     settings = options or MMPSOptions()
 
-    def guide(likelihood: GaussianLikelihood) -> Guide:
-        return MMPSGuidance(likelihood, iterations=settings.iterations, solver=settings.solver)
+    def guide(likelihoods: tuple[GaussianLikelihood, ...]) -> Guide:
+        return MMPSGuidance(likelihoods, iterations=settings.iterations, solver=settings.solver)
 
     return guided_analysis(
         emulator, observations, conditions, guide=guide, options=settings,

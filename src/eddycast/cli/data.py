@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eddycast.cli import options
-from eddycast.cli.parse import grid_shape, noise_level, parameter_ranges, quoted
+from eddycast.cli.parse import grid_shape, initial_values, noise_level, parameter_ranges, quoted, shares
 from eddycast.errors import InputError
 from eddycast.progress import progress_bar
 
@@ -20,6 +20,16 @@ def simulate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for The Well files.", show_default=False)],
     trajectories: Annotated[int, typer.Option(min=1, help="Independent runs.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Stored states of each run.")] = 400,
+    evaluation_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stored states of the runs of valid and test; as --steps if absent.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(metavar="a,b,c", help="Shares of train, valid and test, or numbers of runs."),
+    ] = "0.8,0.1,0.1",
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -29,9 +39,24 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--initial",
+            metavar="name=value",
+            help="A setting of the law of initial states; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     grid: Annotated[
         str | None,
-        typer.Option(metavar="64x64", help="Points per axis; the system's own if absent.", show_default=False),
+        typer.Option(
+            metavar="64x64", help="Points per axis of the states; the system's own if absent.", show_default=False
+        ),
+    ] = None,
+    solver_grid: Annotated[
+        str | None,
+        typer.Option(metavar="256x256", help="Points per axis of the solver; as --grid if absent.", show_default=False),
     ] = None,
     dt: Annotated[
         float | None, typer.Option(help="Time between stored states; the system's own if absent.", show_default=False)
@@ -43,7 +68,8 @@ def simulate(
     device: options.Device = "cpu",
 ) -> None:
     """Simulate trajectories of a system."""
-    parameters, shape = parameter_ranges(param or []), grid_shape(grid)
+    parameters, law = parameter_ranges(param or []), initial_values(initial or [])
+    stored, solved, parts = grid_shape(grid), grid_shape(solver_grid, "--solver-grid"), shares(split)
     from eddycast import api
 
     with progress_bar(f"simulating {system}") as progress:
@@ -51,8 +77,12 @@ def simulate(
             system,
             trajectories=trajectories,
             steps=steps,
+            evaluation_steps=evaluation_steps,
+            split=parts,
             parameters=parameters,
-            grid=shape,
+            initial=law,
+            grid=stored,
+            solver_grid=solved,
             dt=dt,
             spin_up=spin_up,
             seed=seed,
@@ -60,7 +90,8 @@ def simulate(
             out=out,
             progress=progress,
         )
-    typer.echo(f"Wrote {trajectories} trajectories of {steps} states to {out}")
+    longer = "" if evaluation_steps in (None, steps) else f" ({evaluation_steps} in valid and test)"
+    typer.echo(f"Wrote {trajectories} trajectories of {steps} states{longer} to {out}")
     typer.echo(f"Next: eddycast inspect {quoted(out)}")
 
 

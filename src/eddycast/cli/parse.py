@@ -71,6 +71,26 @@ def parameter_ranges(texts: Iterable[str]) -> dict[str, float | Range]:
     return parameters
 
 
+def initial_values(texts: Iterable[str]) -> dict[str, float]:
+    """`["peak_wavenumber=6"]` to `{"peak_wavenumber": 6.0}`.
+
+    Raises: InputError for another form.
+    """
+    values = pairs(texts, "--initial", "name=value")
+    return {name: number(value, f"--initial {name}") for name, value in values.items()}
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """`"0.8,0.1,0.1"` to `(0.8, 0.1, 0.1)`, shares of train, valid and test; numbers of trajectories will do.
+
+    Raises: InputError unless there are three numbers, none negative and not all zero.
+    """
+    parts = [number(part, "each of --split") for part in text.split(",")]
+    if len(parts) != 3 or min(parts) < 0 or sum(parts) <= 0:
+        raise InputError(f"--split must be three shares of train, valid and test such as 0.8,0.1,0.1, got '{text}'.")
+    return parts[0], parts[1], parts[2]
+
+
 def overrides(texts: Iterable[str]) -> dict[str, str]:
     """`["training.batch_size=32"]` to `{"training.batch_size": "32"}`; the recipe's types read the values.
 
@@ -79,7 +99,7 @@ def overrides(texts: Iterable[str]) -> dict[str, str]:
     return pairs(texts, "--set", "path.to.setting=value")
 
 
-def grid_shape(text: str | None) -> tuple[int, ...] | None:
+def grid_shape(text: str | None, option: str = "--grid") -> tuple[int, ...] | None:
     """`"64x32"` to `(64, 32)`.
 
     Raises: InputError unless there are 1 to 3 positive whole numbers.
@@ -88,7 +108,7 @@ def grid_shape(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = text.lower().split("x")
     if not 1 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"--grid must be the points per axis, such as 64, 64x64 or 32x32x32, got '{text}'.")
+        raise InputError(f"{option} must be the points per axis, such as 64, 64x64 or 32x32x32, got '{text}'.")
     return tuple(int(part) for part in parts)
 
 

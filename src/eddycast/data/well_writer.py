@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def write_well(
     directory: str | Path,
     *,
     overwrite: bool = False,
+    manifest: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write all splits as `data/{train,valid,test}/*.hdf5` and `stats.yaml`, as The Well's own loader reads them.
@@ -97,6 +98,7 @@ def write_well(
         dataset: Opened data.
         directory: Target; appears only when all is written.
         overwrite: Replace a directory that this function wrote before.
+        manifest: Plain values to keep beside the data, as `manifest.json`.
         progress: Called with (trajectories written, of how many).
 
     Raises: InputError where the directory exists or cannot be written, or the data have missing values.
@@ -123,6 +125,8 @@ def write_well(
                     done += 1
                     if progress is not None:
                         progress(done, total)
+        if manifest is not None:
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         (temporary / "stats.yaml").write_text(MARK + "\n" + yaml.safe_dump(_stats(dataset, groups), sort_keys=True))
     return target
 

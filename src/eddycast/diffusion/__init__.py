@@ -1,7 +1,13 @@
 """Diffusion: schedules, time grids and laws, preconditioned denoisers and their loss, samplers."""
 
 from eddycast.diffusion.adams_bashforth import AdamsBashforthSampler, NoiseAdamsBashforthSampler
-from eddycast.diffusion.denoiser import PreconditionedDenoiser, denoising_loss, marginal_std, precondition
+from eddycast.diffusion.denoiser import (
+    PARAMETRISATIONS,
+    PreconditionedDenoiser,
+    denoising_loss,
+    marginal_std,
+    precondition,
+)
 from eddycast.diffusion.deterministic import DDIMSampler, HeunSampler, exponential_integrator
 from eddycast.diffusion.dpm_solver import DPMSolverSampler, StochasticDPMSolverSampler
 from eddycast.diffusion.grids import GRIDS
@@ -13,6 +19,7 @@ from eddycast.diffusion.schedules import (
     SCHEDULES,
     CosineSchedule,
     EDMSchedule,
+    LinearSchedule,
     PdediffCosineSchedule,
     RectifiedSchedule,
     SDACosineSchedule,
@@ -24,6 +31,7 @@ from eddycast.diffusion.time_laws import TIME_LAWS
 
 __all__ = [
     "GRIDS",
+    "PARAMETRISATIONS",
     "SAMPLERS",
     "SCHEDULES",
     "STEP_LAWS",
@@ -37,6 +45,7 @@ __all__ = [
     "EDMSchedule",
     "HeunSampler",
     "InvertibleSchedule",
+    "LinearSchedule",
     "NoiseAdamsBashforthSampler",
     "PdediffCosineSchedule",
     "PreconditionedDenoiser",

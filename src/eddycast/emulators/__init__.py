@@ -8,12 +8,15 @@ from __future__ import annotations
 from torch import nn
 
 from eddycast.emulators.baselines import Climatology, IdentitySpace, Persistence
+from eddycast.emulators.composition import compose, window_starts
+from eddycast.emulators.diffusion import WindowDiffusion
+from eddycast.emulators.diffusion_kinds import AmortisedConfig, DiffusionConfig, JointConfig, UniversalConfig
 from eddycast.emulators.emulator import Emulator
 from eddycast.emulators.guard import SpectralGuard
 from eddycast.emulators.network import ModelShape
+from eddycast.emulators.passes import Passes, count_passes
 from eddycast.emulators.protocols import (
     Diffusing,
-    Guide,
     OpenWindow,
     Space,
     Stage,
@@ -25,13 +28,14 @@ from eddycast.emulators.regression import Regression, RegressionConfig
 from eddycast.emulators.rollout import rollout
 from eddycast.emulators.scoring import ScoringConfig, ScoringRule
 from eddycast.emulators.solver import SolverModel
-from eddycast.emulators.universal import UniversalConfig, UniversalDiffusion
 
-FamilyConfig = RegressionConfig | ScoringConfig | UniversalConfig
+FamilyConfig = RegressionConfig | ScoringConfig | JointConfig | AmortisedConfig | UniversalConfig
 FAMILIES: dict[str, type[nn.Module]] = {
     "regression": Regression,
     "scoring": ScoringRule,
-    "universal": UniversalDiffusion,
+    "joint": WindowDiffusion,
+    "amortised": WindowDiffusion,
+    "universal": WindowDiffusion,
 }
 
 
@@ -42,14 +46,17 @@ def build_model(config: FamilyConfig, shape: ModelShape) -> nn.Module:
 
 __all__ = [
     "FAMILIES",
+    "AmortisedConfig",
     "Climatology",
     "Diffusing",
+    "DiffusionConfig",
     "Emulator",
     "FamilyConfig",
-    "Guide",
     "IdentitySpace",
+    "JointConfig",
     "ModelShape",
     "OpenWindow",
+    "Passes",
     "Persistence",
     "Regression",
     "RegressionConfig",
@@ -62,8 +69,11 @@ __all__ = [
     "Trainable",
     "TrainingBatch",
     "UniversalConfig",
-    "UniversalDiffusion",
+    "WindowDiffusion",
     "WindowModel",
     "build_model",
+    "compose",
+    "count_passes",
     "rollout",
+    "window_starts",
 ]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.emulators.protocols import Guide
 from eddycast.noise import MemberNoise
 
 
@@ -37,10 +36,7 @@ class Persistence(nn.Module):
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
-        if guide is not None:
-            raise ValueError("Persistence cannot be guided by observations: use the 'etkf' method.")
         last = int(known_mask.nonzero().max())
         keep = known_mask.to(known.device)[(...,) + (None,) * (known.ndim - 2)]
         return torch.where(keep, known, known[:, last : last + 1])
@@ -89,10 +85,7 @@ class Climatology(nn.Module):
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
-        if guide is not None:
-            raise ValueError("Climatology cannot be guided by observations: use the 'interpolation' method.")
         uniform = noise.uniform((len(lead_times),), key=(window, 0, "climatology"), device=known.device)
         phase = conditions.phase(lead_times)
         counts = torch.full_like(uniform, len(self.order), dtype=torch.long)

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.emulators.guard import SpectralGuard
-from eddycast.emulators.protocols import Guide, Space, WindowModel
+from eddycast.emulators.protocols import Space, WindowModel
 from eddycast.emulators.rollout import StateHook, rollout
 from eddycast.noise import MemberNoise
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
-
-PhysicalGuide = Callable[[int, Tensor, slice], Guide | None]
-"""Number of the window, lead times of its frames from the start, entries of the flattened batch -> guide on physical states."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Emulator:
         guard: Keeps rollouts in the band and with the means of the training data; None for none.
         hook: Re-imposes boundary values on every member after each window.
         chunk: Members (times cases) in one pass. Results are bitwise the same in any run at a fixed chunk, and agree to rounding
-            between chunks; it bounds the memory of the network.
+            between chunks; it bounds the memory of the network. A model that takes a whole forecast as one window counts each lead.
         place: Device of a model without weights, such as the solver; None for the CPU.
     """
 
@@ -98,7 +95,6 @@ class Emulator:
         lead_times: Tensor,
         *,
         noise: MemberNoise,
-        guides: PhysicalGuide | None = None,
         first_window: int = 0,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -108,7 +104,6 @@ class Emulator:
             context: (*batch, time, channel, *space); the last `model.context` states are used. Undefined points may be NaN.
             conditions, noise: Batch (*batch).
             lead_times: In steps of dt, ascending, (lead,).
-            guides: Observations of each window, for denoisers.
             first_window: Number of the first window in the addresses of the noise.
             progress: Called with states done and states in all.
 
@@ -119,13 +114,12 @@ class Emulator:
         conditions, noise = conditions.flatten(), noise.flatten()
         result = flat.new_empty((len(flat), len(leads), *flat.shape[2:]))
         total = len(flat) * len(leads)
-        for start in range(0, len(flat), self.chunk):
-            part = slice(start, min(start + self.chunk, len(flat)))
+        chunk = self.chunk if self.model.window is not None else max(1, self.chunk // max(1, len(leads)))
+        for start in range(0, len(flat), chunk):
+            part = slice(start, min(start + chunk, len(flat)))
             here = conditions.select(part).to(self.device)
             done = start * len(leads)
-            for positions, states in self._windows(
-                flat[part], here, leads, noise.select(part), guides, part, first_window
-            ):
+            for positions, states in self._windows(flat[part], here, leads, noise.select(part), first_window):
                 result[part, positions] = states.to(result)
                 done += states.shape[0] * states.shape[1]
                 if progress is not None:
@@ -138,8 +132,6 @@ class Emulator:
         conditions: Conditions,
         leads: Tensor,
         noise: MemberNoise,
-        guides: PhysicalGuide | None,
-        part: slice,
         first_window: int,
     ):
         """Decoded windows of one chunk."""
@@ -154,7 +146,6 @@ class Emulator:
             guard=self.guard,
             space=self.space,
             hook=self.hook,
-            guides=None if guides is None else lambda number, times: guides(number, times, part),
             first_window=first_window,
         )
         for positions, x in windows:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
+from eddycast.emulators.passes import record
 from eddycast.networks import NetworkConfig, build_network
 
 
@@ -83,7 +84,7 @@ class ConditionedNetwork(nn.Module):
         fields = static_channels(conditions)
         if fields is not None:
             x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape)], dim=2)
-        out = self.backbone(x, torch.cat(known, dim=1))
+        out = record(self.backbone(x, torch.cat(known, dim=1)))
         return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.guidance import GaussianLikelihood
 from eddycast.noise import MemberNoise
 
 
@@ -26,19 +27,14 @@ class Space(Protocol):
         ...
 
 
-class Guide(Protocol):
-    """Turns the denoiser of one window into one that knows observations of that window."""
-
-    def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: Callable[[Tensor], Tensor], /) -> Denoiser: ...
-
-
 class WindowModel(Protocol):
     """One window of any family, in model space.
 
     Attributes:
         context: Known states with which a forecast starts.
         overlap: States of a window that the next one is given; equal to `context` but for models that start differently.
-        window: States of one window, known and new ones; a window gives `window - context` (later `- overlap`) new states.
+        window: States of one window, known and new ones; a window gives `window - context` (later `- overlap`) new states. None: one
+            window for the whole forecast, however long.
         continuous: Whether lead times between multiples of dt are possible.
     """
 
@@ -47,7 +43,7 @@ class WindowModel(Protocol):
     @property
     def overlap(self) -> int: ...
     @property
-    def window(self) -> int: ...
+    def window(self) -> int | None: ...
     @property
     def continuous(self) -> bool: ...
 
@@ -60,7 +56,6 @@ class WindowModel(Protocol):
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
         """Fill the unknown states of one window.
 
@@ -71,7 +66,6 @@ class WindowModel(Protocol):
             lead_times: Times of the frames in steps of dt relative to the origin, ascending, (time,).
             noise: Addresses of the batch, (batch,).
             window: Number of this window within the rollout, part of the address of every draw.
-            guide: Observations of this window, for models that are denoisers.
 
         Returns: States of the shape of `known`; known frames as they came.
         """
@@ -86,16 +80,25 @@ class OpenWindow:
         denoiser: Of the variable that is diffused, (batch, time, channel, *space).
         schedule: Its noise schedule.
         to_x: From that variable to model space.
+        likelihoods: Of model space, for what is known of the window and the denoiser does not know; whoever samples guides with them.
     """
 
     denoiser: Denoiser
     schedule: Schedule
     to_x: Callable[[Tensor], Tensor]
+    likelihoods: tuple[GaussianLikelihood, ...] = ()
 
 
 @runtime_checkable
 class Diffusing(Protocol):
-    """A window model that is a denoiser, and so can be guided, composed and sampled by others."""
+    """A window model that is a denoiser, and so can be guided, composed and sampled by others.
+
+    Attributes:
+        frames: States of a window.
+    """
+
+    @property
+    def frames(self) -> int: ...
 
     def open(self, known: Tensor, known_mask: Tensor, conditions: Conditions, lead_times: Tensor) -> OpenWindow:
         """The denoiser of p(window | known frames), with the arguments of `WindowModel.advance`; known frames come back as they are."""

@@ -12,7 +12,7 @@ from eddycast.conditions import Conditions
 from eddycast.emulators.increments import increment_scale, scale_at
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.objectives import valid_mean
-from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
+from eddycast.emulators.protocols import Stage, TrainingBatch
 from eddycast.networks import NetworkConfig, UNetConfig
 from eddycast.noise import MemberNoise
 
@@ -100,10 +100,7 @@ class Regression(nn.Module):
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
-        if guide is not None:
-            raise ValueError("A regression emulator is no denoiser and cannot be guided: use the 'etkf' method.")
         context = known[:, known_mask]
         targets = lead_times[~known_mask]
         return torch.cat([context, self.predict(context, conditions, targets)], dim=1)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions
-from eddycast.diffusion import Denoiser, Schedule
 from eddycast.emulators.guard import SpectralGuard
-from eddycast.emulators.protocols import Guide, Space, WindowModel
+from eddycast.emulators.protocols import Space, WindowModel
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 
@@ -20,9 +19,6 @@ TOLERANCE = 1e-6
 
 StateHook = Callable[[Tensor, Conditions, Tensor], Tensor]
 """Physical states (batch, time, channel, *space), conditions, lead times (time,) -> states with boundary values re-imposed."""
-
-GuideFor = Callable[[int, Tensor], Guide | None]
-"""Number of the window and lead times of its frames, counted from the start of the rollout -> its guide, on physical states."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,10 @@ def plan_windows(model: WindowModel, lead_times: Tensor) -> list[Window]:
     windows: list[Window] = []
     origin = 0
     while origin < leads[-1] - TOLERANCE:
-        new = model.window - (model.context if not windows else model.overlap)
-        end = origin + new
+        if model.window is None:
+            end = math.ceil(leads[-1] - TOLERANCE)
+        else:
+            end = origin + model.window - (model.context if not windows else model.overlap)
         inside = [lead for lead in leads if origin + TOLERANCE < lead <= end + TOLERANCE]
         if model.continuous:
             last = end >= leads[-1] - TOLERANCE
@@ -81,7 +79,6 @@ def rollout(
     guard: SpectralGuard | None = None,
     space: Space | None = None,
     hook: StateHook | None = None,
-    guides: GuideFor | None = None,
     first_window: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the forecast window by window: positions in `lead_times` and the states there.
@@ -93,9 +90,8 @@ def rollout(
         lead_times: In steps of dt, ascending, (time,).
         noise: Addresses (batch,).
         guard: Keeps each member in the band and with the means of the training data.
-        space: Needed by `hook` and `guides` only, which see physical states.
+        space: Needed by `hook` only, which sees physical states.
         hook: Re-imposes boundary values on every member after each window.
-        guides: Observations of each window.
         first_window: Number of the first window in the addresses of the noise, for a rollout that goes on with an earlier one.
 
     Raises: InputError when the context is too short or the lead times cannot be reached.
@@ -114,13 +110,8 @@ def rollout(
         leads = torch.cat([past, torch.tensor(window.leads, dtype=torch.float64) - window.origin])
         mask = torch.arange(len(leads)) < size
         here = conditions.shifted(window.origin)
-        guide = None if guides is None else guides(window.number, leads + window.origin)
-        if guide is not None:
-            guide = _through(guide, space, here, leads)
         number = first_window + window.number
-        filled = model.advance(
-            torch.cat([known, new], dim=1), mask, here, leads, noise=noise, window=number, guide=guide
-        )
+        filled = model.advance(torch.cat([known, new], dim=1), mask, here, leads, noise=noise, window=number)
         states = filled[:, size:]
         if guard is not None:
             states = guard(states, means)
@@ -135,13 +126,3 @@ def rollout(
         yield position[found], states[:, found]
         whole = (at - at.round()).abs() <= TOLERANCE
         known = torch.cat([known, states[:, whole]], dim=1)[:, -model.overlap :]
-
-
-def _through(guide: Guide, space: Space | None, conditions: Conditions, lead_times: Tensor) -> Guide:
-    """A guide on physical states as one on model space."""
-    assert space is not None, "a guide sees physical states and needs the space"
-
-    def guided(denoiser: Denoiser, schedule: Schedule, to_x: Callable[[Tensor], Tensor], /) -> Denoiser:
-        return guide(denoiser, schedule, lambda w: space.decode(to_x(w), conditions, lead_times))
-
-    return guided

@@ -12,7 +12,7 @@ from eddycast.conditions import Conditions
 from eddycast.emulators.increments import average_weights, increment_scale, scale_at
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.objectives import almost_fair_crps, valid_mean
-from eddycast.emulators.protocols import Guide, Stage, TrainingBatch
+from eddycast.emulators.protocols import Stage, TrainingBatch
 from eddycast.networks import NetworkConfig, UNetConfig
 from eddycast.noise import MemberNoise
 
@@ -143,10 +143,7 @@ class ScoringRule(nn.Module):
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
-        if guide is not None:
-            raise ValueError("A scoring-rule emulator is no denoiser and cannot be guided: use the 'etkf' method.")
         context = known[:, known_mask]
         shape = (self.config.noise_channels, *known.shape[3:])
         fields = noise.draw(shape, key=(window, 0, "scoring"), dtype=known.dtype, device=known.device)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions
-from eddycast.emulators.protocols import Guide
 from eddycast.noise import MemberNoise
 from eddycast.simulators import System, integrate
 
@@ -41,10 +40,7 @@ class SolverModel:
         *,
         noise: MemberNoise,
         window: int = 0,
-        guide: Guide | None = None,
     ) -> Tensor:
-        if guide is not None:
-            raise ValueError("The solver is no denoiser and cannot be guided: use the 'etkf' method.")
         last = int(known_mask.nonzero().max())
         start = known[:, last].to(torch.float64)
         if window == 0 and self.perturbation > 0:

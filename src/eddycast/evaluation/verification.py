@@ -74,14 +74,15 @@ def verification(truth: Dataset | xr.Dataset | str | Path, dims: tuple[str, ...]
     if isinstance(truth, xr.Dataset) and "lead_time" in truth.dims:
         return _aligned(truth, dims, step)
     data = open_dataset(truth) if isinstance(truth, (str, Path, xr.Dataset)) else truth
+    lengths = data.lengths  # asked for once: there may be many trajectories
 
     def fetch(trajectory: int, frames: np.ndarray) -> Tensor:
-        if not 0 <= trajectory < len(data.lengths):
+        if not 0 <= trajectory < len(lengths):
             raise InputError(
-                f"The forecast starts from trajectory {trajectory}, the truth has {len(data.lengths)}; "
+                f"The forecast starts from trajectory {trajectory}, the truth has {len(lengths)}; "
                 "pass the data it was made from."
             )
-        return _gather(data.read, trajectory, frames, data.lengths[trajectory], (len(data.fields), *data.grid.shape))
+        return _gather(data.read, trajectory, frames, lengths[trajectory], (len(data.fields), *data.grid.shape))
 
     pieces = tuple((piece.trajectory, piece.start, piece.stop) for piece in data.splits.get("train", ()))
     return Verification(

@@ -71,6 +71,7 @@ class Linearisation:
     mean: Tensor  # D(x_t), (batch, *shape), detached
     residual: Tensor  # (batch, observed), detached
     weight: Tensor  # (batch, observed): 1 / std, 0 where missing
+    sizes: tuple[int, ...]  # observed entries of each likelihood, in their order
     _noisy: Tensor
     _mean: Tensor
     _free_mean: Tensor
@@ -83,7 +84,10 @@ class Linearisation:
         return _vjp(self._predicted, self._free_mean, cotangent.to(self._predicted))
 
     def pull_back_to_noisy(self, cotangent: Tensor) -> Tensor:
-        """J^T of the shape of the mean, the shape of x_t: one pass back through the denoiser."""
+        """J^T of the shape of the mean, the shape of x_t: one pass back through the denoiser.
+
+        Only where `linearise` kept the denoiser's graph (`jacobian=True`).
+        """
         return _vjp(self._mean, self._noisy, cotangent)
 
     def push_forward(self, tangent: Tensor) -> Tensor:
@@ -102,15 +106,19 @@ def linearise(
     time: Tensor,
     to_state: ToState,
     likelihoods: tuple[GaussianLikelihood, ...],
+    *,
+    jacobian: bool = True,
 ) -> Linearisation | Tensor:
     """Denoise and linearise the observations there; just the denoised mean when it cannot change them.
 
     Gradients are switched on inside, under a caller's no_grad too (but not its inference_mode, whose tensors autograd
-    refuses), and nothing returned carries a graph to the outside.
+    refuses), and nothing returned carries a graph to the outside. Without `jacobian` the denoiser runs without gradients
+    and keeps no activations.
     """
-    with torch.enable_grad():
-        noisy = x_t.detach().requires_grad_()
+    with torch.set_grad_enabled(jacobian):
+        noisy = x_t.detach().requires_grad_(jacobian)
         mean = denoiser(noisy, time)
+    with torch.enable_grad():
         free_mean = mean.detach().requires_grad_()
         state = to_state(free_mean)
         residuals, weights, predictions = [], [], []
@@ -121,7 +129,7 @@ def linearise(
             weights.append(weight)
             predictions.append(weight * predicted.flatten(1))
         predicted = torch.cat(predictions, dim=1)
-        if not (mean.requires_grad and predicted.requires_grad):
+        if not (predicted.requires_grad and (mean.requires_grad or not jacobian)):
             return mean.detach()
         probe = torch.zeros_like(predicted).requires_grad_()
         (pulled,) = torch.autograd.grad(predicted, free_mean, probe, create_graph=True, materialize_grads=True)
@@ -129,6 +137,7 @@ def linearise(
         mean.detach(),
         torch.cat(residuals, dim=1),
         torch.cat(weights, dim=1),
+        tuple(weight.shape[1] for weight in weights),
         noisy,
         mean,
         free_mean,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from eddycast.diffusion.protocols import Denoiser, Schedule
-from eddycast.diffusion.schedules import scales
-from eddycast.guidance.likelihood import GaussianLikelihood, Linearisation, ToState, as_tuple, linearise
+from eddycast.guidance.covariance import Covariance, WhiteCovariance
+from eddycast.guidance.likelihood import GaussianLikelihood, Linearisation, ToState
+from eddycast.guidance.posterior import guided_denoiser
 from eddycast.numerics.krylov import conjugate_gradients, gmres
 
 
@@ -24,14 +26,17 @@ class MMPSGuidance:
 
     with u from a Krylov solver. Exact for a Gaussian prior and a linear operator once converged; few iterations correct
     too little where observations are dense or accurate. Cost of one evaluation: 1 forward pass and at most
-    iterations + 1 passes back through the denoiser, whose graph is kept meanwhile. A network's J is not symmetric, nor
-    always positive: hence "gmres".
+    iterations + 1 passes back through the denoiser, whose graph is kept meanwhile; 1 forward pass alone without `jacobian`.
+    A network's J is not symmetric, nor always positive: hence "gmres".
 
     Args:
         likelihood: One likelihood, or a tuple of independent ones.
         iterations: Greatest number of Krylov iterations per sample; arXiv:2507.02608 uses 1.
         solver: "gmres", or "cg", which is cheaper in memory and stops a sample at negative curvature.
         tolerance: A sample stops early when its residual has fallen by this factor.
+        jacobian: False takes V from `covariance` instead of the network; iterations then cost passes of the operator only.
+        covariance: V for `jacobian=False`. A `StationaryCovariance` fitted to the training data is exact for Gaussian fields
+            with that spectrum; None is a white prior of unit variance, which updates only what is observed.
 
     Source: arXiv:2405.13712. As there, products with V use J^T, the same for an exact denoiser.
     """
@@ -40,31 +45,26 @@ class MMPSGuidance:
     iterations: int = 5
     solver: Literal["gmres", "cg"] = "gmres"
     tolerance: float = 1e-2
+    jacobian: bool = True
+    covariance: Covariance | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}.")
         if self.solver not in ("gmres", "cg"):
             raise ValueError(f"solver must be 'gmres' or 'cg', got '{self.solver}'.")
+        if self.jacobian and self.covariance is not None:
+            raise ValueError("A covariance takes the place of the network's Jacobian: pass jacobian=False with it.")
 
     def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: ToState) -> Denoiser:
         solve = gmres if self.solver == "gmres" else conjugate_gradients
 
-        def guided(x_t: Tensor, time: Tensor) -> Tensor:
-            model = linearise(denoiser, x_t, time, to_state, as_tuple(self.likelihood))
-            if not isinstance(model, Linearisation):
-                return model
-            alpha, sigma = scales(schedule, time, x_t)
-            ratio = sigma**2 / alpha
-
-            def spread(cotangent: Tensor) -> Tensor:
-                return ratio * model.pull_back_to_noisy(model.pull_back(cotangent))
-
+        def weigh(model: Linearisation, spread: Callable[[Tensor], Tensor], rho: Tensor) -> Tensor:
             def product(vector: Tensor) -> Tensor:
                 return vector + model.push_forward(spread(vector)).to(vector)
 
-            residual = model.residual if x_t.device.type == "mps" else model.residual.double()  # no float64 on mps
-            u = solve(product, residual, iterations=self.iterations, tolerance=self.tolerance)
-            return model.mean + spread(u)
+            residual = model.residual if model.mean.device.type == "mps" else model.residual.double()  # no float64 on mps
+            return solve(product, residual, iterations=self.iterations, tolerance=self.tolerance)
 
-        return guided
+        covariance = None if self.jacobian else self.covariance or WhiteCovariance()
+        return guided_denoiser(denoiser, schedule, to_state, self.likelihood, weigh, covariance=covariance)

@@ -10,12 +10,14 @@ from eddycast.metrics.density import (
     log_ratio,
     total_variation,
 )
+from eddycast.metrics.derived import published_vorticity, vorticity
 from eddycast.metrics.energy import energy_score, field_sketch, sketched_energy_score
 from eddycast.metrics.ensemble import (
     SpreadSkill,
     corrected_variance,
     coverage,
     crps,
+    rank_flatness,
     rank_histogram,
     spread_skill,
 )
@@ -45,6 +47,7 @@ from eddycast.metrics.spectrum import (
     spectral_errors,
 )
 from eddycast.metrics.time import counted_time, first_crossing_time, never_crossed
+from eddycast.metrics.trajectory import point_rmsd, root_mean_over_leads, standard_error, state_rmsd
 from eddycast.metrics.variogram import Lags, all_pairs, neighbours, variogram_score
 from eddycast.metrics.wasserstein import earth_movers_distance, pooled_wasserstein, sliced_wasserstein, wasserstein
 
@@ -90,11 +93,15 @@ __all__ = [
     "mse",
     "neighbours",
     "never_crossed",
+    "point_rmsd",
     "pooled_wasserstein",
     "power_spectrum",
+    "published_vorticity",
     "quantile_reliability",
+    "rank_flatness",
     "rank_histogram",
     "rmse",
+    "root_mean_over_leads",
     "scores_for",
     "shells",
     "sketched_energy_score",
@@ -102,9 +109,12 @@ __all__ = [
     "spectral_errors",
     "spread_error_table",
     "spread_skill",
+    "standard_error",
+    "state_rmsd",
     "total_variation",
     "variance",
     "variogram_score",
+    "vorticity",
     "vrmse",
     "wasserstein",
     "weighted_mean",

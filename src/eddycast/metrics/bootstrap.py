@@ -82,12 +82,12 @@ def block_bootstrap(
     outcome = torch.cat(statistics).to(torch.float64)
     if number < 2:
         return Interval(torch.full_like(outcome[0], torch.nan), torch.full_like(outcome[0], torch.nan))
-    ordered = outcome.sort(dim=0).values
+    ordered = outcome.movedim(0, -1).contiguous().sort(dim=-1).values  # along memory: several times faster
     undefined = outcome.isnan().any(dim=0)
     ends = []
     for probability in ((1 - level) / 2, (1 + level) / 2):
         position = probability * (resamples - 1)
-        below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+        below, above = ordered[..., math.floor(position)], ordered[..., math.ceil(position)]
         end = torch.where(below == above, below, below + (position % 1) * (above - below))
         ends.append(torch.where(undefined, torch.full_like(end, torch.nan), end))
     return Interval(*ends)

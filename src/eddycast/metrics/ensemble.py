@@ -149,6 +149,21 @@ def rank_histogram(
     return (counts / counts.sum(dim=-1, keepdim=True)).to(truth.dtype)
 
 
+def rank_flatness(ranks: Tensor) -> Tensor:
+    """How far a rank histogram is from flat: the reliability index, 0 if flat, 2 M / (M + 1) if one rank holds all.
+
+        sum_k |f_k - 1 / (M + 1)|
+
+    Args:
+        ranks: Frequencies (*batch, member + 1), as from `rank_histogram`.
+
+    Returns: (*batch). Even a reliable ensemble has about sqrt(2 M / (pi N)) from N *independent* ranks, and the points of
+        one field are far from independent: small values of few cases mean nothing.
+    Source: Delle Monache et al. (2006), doi:10.1029/2005JD006917.
+    """
+    return (ranks - 1 / ranks.shape[-1]).abs().sum(dim=-1)
+
+
 def coverage(ensemble: Tensor, truth: Tensor, level: float) -> Tensor:
     """Whether the truth lies in the ensemble's central interval: 1 or 0 at each point, mean `level` if reliable.
 

@@ -19,22 +19,25 @@ def lead_intervals(lead_times: Tensor) -> Tensor:
     return widths
 
 
-def counted_time(correlation: Tensor, lead_times: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
+def counted_time(
+    correlation: Tensor, lead_times: Tensor, *, threshold: float = THRESHOLD, given: float = 0.0
+) -> Tensor:
     """High-correlation time as published: number of leads with correlation >= threshold, times dt.
 
     Counts *all* such leads, also those after a first failure. Taken of each trajectory's curve and then averaged
     (arXiv:2410.16415), or of the curve averaged over trajectories (PDE-Refiner, arXiv:2308.05732): the two differ, so
-    say which. Given states are not counted here.
+    say which. The first of them counts the C given states as well, which correlate perfectly: `given` = C dt.
 
     Args:
         correlation: (*batch, lead); NaN counts as lost.
         lead_times: (lead,), positive; steps need not be equal, each lead counts for the interval before it.
         threshold: Usually 0.8.
+        given: Time of the given states that is added; 0 counts only what was forecast.
 
     Returns: (*batch), units of `lead_times`; divide by the Lyapunov time for Lyapunov times.
     """
     widths = lead_intervals(lead_times).to(correlation)
-    return ((correlation >= threshold) * widths).sum(dim=-1)
+    return ((correlation >= threshold) * widths).sum(dim=-1) + given
 
 
 def first_crossing_time(correlation: Tensor, lead_times: Tensor, *, threshold: float = THRESHOLD) -> Tensor:

@@ -9,12 +9,20 @@ from __future__ import annotations
 from torch import nn
 
 from eddycast.networks.fno import FNO, FNOConfig
+from eddycast.networks.modern_unet import ModernUNet, ModernUNetConfig
 from eddycast.networks.protocols import Network
+from eddycast.networks.sda_unet import SDAUNet, SDAUNetConfig
 from eddycast.networks.transformer import Transformer, TransformerConfig
 from eddycast.networks.unet import UNet, UNetConfig
 
-NetworkConfig = UNetConfig | TransformerConfig | FNOConfig
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer, "fno": FNO}
+NetworkConfig = UNetConfig | TransformerConfig | FNOConfig | SDAUNetConfig | ModernUNetConfig
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "transformer": Transformer,
+    "fno": FNO,
+    "unet-sda": SDAUNet,
+    "unet-modern": ModernUNet,
+}
 
 
 def build_network(
@@ -54,8 +62,12 @@ __all__ = [
     "FNO",
     "NETWORKS",
     "FNOConfig",
+    "ModernUNet",
+    "ModernUNetConfig",
     "Network",
     "NetworkConfig",
+    "SDAUNet",
+    "SDAUNetConfig",
     "Transformer",
     "TransformerConfig",
     "UNet",

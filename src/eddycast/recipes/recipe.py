@@ -17,7 +17,7 @@ from eddycast.recipes.kinds import KindError, alternatives, choices_at, hints, r
 from eddycast.recipes.yaml_text import parse_yaml
 from eddycast.training import TrainingSettings
 
-FREE_MAPPINGS = frozenset({"parameters", "published", "sampler_options"})
+FREE_MAPPINGS = frozenset({"parameters", "initial", "published", "sampler_options"})
 """Settings that are mappings with any keys; what the keys mean is checked where they are used."""
 
 
@@ -27,11 +27,15 @@ class SimulationSettings:
 
     Args:
         system: Key of `simulators.SYSTEMS`.
-        trajectories, steps: Size; trajectories are split 80 / 10 / 10 % into train, valid and test.
+        trajectories, steps: Size.
         parameters: Fixed values, or pairs (low, high) drawn per trajectory.
-        grid: Points per axis; None for the system's own.
+        grid: Points per axis of the states; None for the system's own.
         dt, spin_up: Time between stored states and before the first one; None for the system's own.
         seed: Of the simulation.
+        evaluation_steps: States of the trajectories of valid and test; None for `steps`.
+        split: Shares of train, valid and test.
+        solver_grid: Points per axis of the solver; None for those of the states.
+        initial: Settings of the system's law of initial states.
     """
 
     system: str = "kuramoto-sivashinsky"
@@ -42,6 +46,10 @@ class SimulationSettings:
     dt: float | None = None
     spin_up: float | None = None
     seed: int = 0
+    evaluation_steps: int | None = None
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    solver_grid: tuple[int, ...] | None = None
+    initial: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ TITLES = {
     "regression": "deterministic U-Net, mean squared error",
     "scoring": "noise-conditioned U-Net, fair CRPS",
     "universal": "universal diffusion of windows, any known states",
+    "amortised": "diffusion of windows, a fixed number of known states",
+    "joint": "diffusion of whole windows, known states by guidance",
 }
 SMOKE_NETWORK = UNetConfig(channels=(8, 16), blocks=1, kernel=3, embedding=16)
 SMOKE_TRAINING = TrainingSettings(steps=6, batch_size=4, validations=1)

@@ -12,13 +12,14 @@ import difflib
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
 from eddycast.simulators.burgers import Burgers
+from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.kolmogorov_flow import KolmogorovFlow
 from eddycast.simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from eddycast.simulators.lorenz_63 import Lorenz63
 from eddycast.simulators.lorenz_96 import Lorenz96
 from eddycast.simulators.navier_stokes import NavierStokes3D
-from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, System, SystemInfo, inner_steps
+from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, System, SystemInfo, inner_steps
 from eddycast.simulators.simulate import Simulation, simulate
 
 SYSTEMS: dict[str, System] = {
@@ -51,6 +52,7 @@ __all__ = [
     "Burgers",
     "FieldInfo",
     "Flow",
+    "InitialInfo",
     "KolmogorovFlow",
     "KuramotoSivashinsky",
     "Lorenz63",
@@ -61,8 +63,10 @@ __all__ = [
     "System",
     "SystemInfo",
     "get_system",
+    "initial_values",
     "inner_steps",
     "integrate",
     "simulate",
     "uniform_times",
+    "with_initial",
 ]

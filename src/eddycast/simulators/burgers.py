@@ -24,10 +24,11 @@ from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise
 from eddycast.numerics.etdrk import etdrk4
 from eddycast.numerics.spectral import cutoff, mode_numbers
-from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, SystemInfo, inner_steps
+from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, SystemInfo, inner_steps
 
-INITIAL_MODES = 16
-AMPLITUDE, INVERSE_LENGTH = 25.0**2, 5.0
+INITIAL_MODES = 16  # at the usual length scale
+AMPLITUDE, LENGTH_SCALE = 25.0**2, 0.2
+DEVIATION = 0.214336  # of the usual law
 # Least number of points times viscosity: what the steepest fronts of the initial law need.
 RESOLUTION = 0.64
 
@@ -39,7 +40,14 @@ class Burgers:
     Accuracy, as worst relative error of 32 runs of the initial law within 1 time unit. In space by points times viscosity:
     1.6e-4 at 0.64 (the least that `grid` takes), 4e-6 at 0.96, 6e-8 at 1.28 (the default). In time, at the default grid:
     5e-8 with the inner step 0.01, 4e-9 with 0.005; float32 has its floor at 2e-6.
+
+    Args:
+        length_scale: Of the initial law, where the power of its modes begins to fall (2 pi m = 1 / length_scale).
+        deviation: Standard deviation of the initial law. A larger one makes steeper fronts, and needs more points in proportion.
     """
+
+    length_scale: float = LENGTH_SCALE
+    deviation: float = DEVIATION
 
     info: ClassVar[SystemInfo] = SystemInfo(
         name="burgers",
@@ -53,6 +61,10 @@ class Burgers:
         spin_up=0.0,
         scheme="Fourier-Galerkin, conservative form, 2/3 dealiasing, ETDRK4",
         advective=True,
+        initial=(
+            InitialInfo("length_scale", LENGTH_SCALE, 0.02, 2.0, "length scale of the initial field"),
+            InitialInfo("deviation", DEVIATION, 0.01, 2.0, "standard deviation of the initial field"),
+        ),
     )
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
@@ -67,7 +79,7 @@ class Burgers:
         if points < 8 or points % 2:
             raise InputError(f"{self.info.name} needs an even number of points, at least 8; got {points}.")
         viscosity = parameters[..., 0].min().item()
-        needed = 2 * math.ceil(RESOLUTION / viscosity / 2)
+        needed = 2 * math.ceil(RESOLUTION * max(1.0, self.deviation / DEVIATION) / viscosity / 2)
         if points < needed:
             raise InputError(
                 f"{points} points do not resolve the fronts at viscosity {viscosity:g}: take at least {needed}."
@@ -86,19 +98,29 @@ class Burgers:
         """Gaussian random field of mean zero, standard deviation 0.21, covariance 25^4 (-d^2/dx^2 + 5^2)^-4; (*batch, 1, points).
 
         Mode m has cosine and sine coefficients of deviation sqrt(2) 25^2 ((2 pi m)^2 + 5^2)^-2, m = 1 to 16 (mode 17
-        would have 3e-5 of the amplitude of mode 1). The coefficients do not depend on the grid.
+        would have 3e-5 of the amplitude of mode 1). The coefficients do not depend on the grid. Another `length_scale` l puts 1 / l
+        in place of 5 (and takes more modes where it is shorter), and the field is scaled to `deviation`.
         Source: Wang, Wang and Perdikaris (2021), doi:10.1126/sciadv.abi8605: the law of its published generator; its
             text prints 25^2 for 25^4, with which the field is 25 times smaller and hardly steepens.
         """
         (points,) = grid.shape
-        modes = min(INITIAL_MODES, cutoff(points))
+        drawn = max(INITIAL_MODES, math.ceil(INITIAL_MODES * LENGTH_SCALE / self.length_scale))
+        modes = min(drawn, cutoff(points))
+        deviation = self._deviations(drawn)[:modes]
+        coefficients = noise.draw((2, drawn), key=(0, 0, "initial"), dtype=torch.float64)[..., :modes]
         number = torch.arange(1, modes + 1, dtype=torch.float64)
-        deviation = math.sqrt(2) * AMPLITUDE * ((2 * math.pi * number) ** 2 + INVERSE_LENGTH**2) ** -2
-        coefficients = noise.draw((2, INITIAL_MODES), key=(0, 0, "initial"), dtype=torch.float64)[..., :modes]
         angle = 2 * math.pi * number[:, None] * torch.arange(points, dtype=torch.float64) / points
         waves = torch.stack([torch.cos(angle), torch.sin(angle)])
         state = torch.einsum("...sm,smx->...x", coefficients * deviation, waves)
         return state[..., None, :].to(device=device, dtype=dtype)
+
+    def _deviations(self, modes: int) -> Tensor:
+        """Standard deviation of the coefficients of modes 1 to `modes` of the initial law, (modes,), float64."""
+        number = torch.arange(1, modes + 1, dtype=torch.float64)
+        shape = math.sqrt(2) * AMPLITUDE * ((2 * math.pi * number) ** 2 + self.length_scale**-2) ** -2
+        if (self.length_scale, self.deviation) == (LENGTH_SCALE, DEVIATION):
+            return shape
+        return self.deviation / shape.square().sum().sqrt() * shape
 
     def flow(
         self,

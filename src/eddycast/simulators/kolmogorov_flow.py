@@ -26,13 +26,15 @@ from eddycast.errors import InputError
 from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise
 from eddycast.numerics.etdrk import Step, etdrk4
-from eddycast.numerics.incompressible import random_velocity
+from eddycast.numerics.incompressible import energy, random_velocity
 from eddycast.numerics.spectral import cutoff, dealias_mask, mode_numbers
 from eddycast.numerics.truncated import from_kept, kept_modes, narrowed, resample, to_kept, widened
 from eddycast.simulators.chunked import chunk_size, chunked_flow
-from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, SystemInfo, inner_steps
+from eddycast.simulators.initial import filtered_velocity
+from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, SystemInfo, inner_steps
 
 INITIAL_MODES = 4
+SPEED_POINTS = 32  # per axis, among which the largest speed of these modes is looked for
 MIN_POINTS = 16
 POINTS_PER_CHUNK = 2**16  # one stage of the step then stays within a few megabytes of cache
 SLACK = 1e-6  # for parameters that have been through single precision
@@ -51,9 +53,15 @@ class KolmogorovFlow:
             state with zeros and truncates the result. The scales in between thus start empty at each output, which is
             what a forecast from stored coarse states has to do, but is no simulation of those scales. Data that are
             solved finely throughout and stored coarsely come from `simulate(..., grid_shape=fine, store_shape=coarse)`.
+        resolve: Refuse grids that miss most of the enstrophy range; False takes them, for a cheap and crude forecast.
+        peak_wavenumber: None: the initial law is `random_velocity` with modes up to 4; otherwise `filtered_velocity` with this peak.
+        max_velocity: Largest speed of each initial state; None: mean square speed 1.
     """
 
     refine: int = 1
+    resolve: bool = True
+    peak_wavenumber: float | None = None
+    max_velocity: float | None = None
 
     info: ClassVar[SystemInfo] = SystemInfo(
         name="kolmogorov-flow",
@@ -75,6 +83,13 @@ class KolmogorovFlow:
         spin_up=40.0,
         scheme="Fourier-Galerkin, vorticity, 2/3 dealiasing, ETDRK4",
         advective=True,
+        initial=(
+            InitialInfo(
+                "peak_wavenumber", None, 1.0, 16.0, "peak of the initial spectrum; if absent, modes up to 4 alike"
+            ),
+            InitialInfo("max_velocity", None, 0.01, 30.0, "largest initial speed; if absent, mean square speed 1"),
+        ),
+        static={"forcing": lambda parameters, grid: forcing(parameters, grid)},
     )
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
@@ -101,7 +116,7 @@ class KolmogorovFlow:
                 f"take at least {_points_for(wavenumber, self.refine)}."
             )
         finest = dissipation_wavenumber(parameters).max().item()
-        if finest > 2 * kept:
+        if self.resolve and finest > 2 * kept:
             least, enough = (_points_for(part * finest, self.refine) for part in (0.5, 1.5))
             raise InputError(
                 f"{_times(shape)} points are too few for vortex threads of wavenumber {finest:.0f}: take at least "
@@ -118,8 +133,22 @@ class KolmogorovFlow:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Smooth random velocity, modes up to 4, mean square speed 1, mean zero; the same at every resolution."""
-        return random_velocity(noise, grid.shape, max_mode=INITIAL_MODES).to(device=device, dtype=dtype)
+        """Smooth random velocity, mean zero, without divergence; the same at every resolution that holds its modes.
+
+        Without settings modes up to 4 of equal power and a mean square speed of 1. The published law (that of the jax-cfd library) is
+        `peak_wavenumber` 4, `max_velocity` 3; the spin-up forgets either.
+        """
+        if self.peak_wavenumber is None and self.max_velocity is None:
+            return random_velocity(noise, grid.shape, max_mode=INITIAL_MODES).to(device=device, dtype=dtype)
+        if self.peak_wavenumber is None:
+            velocity = random_velocity(noise, (SPEED_POINTS, SPEED_POINTS), max_mode=INITIAL_MODES)
+        else:
+            velocity = filtered_velocity(noise, peak_wavenumber=self.peak_wavenumber)
+        if self.max_velocity is None:
+            scale = (2 * energy(velocity, 2)).rsqrt()
+        else:  # over the points of one grid, whatever the grid of the states
+            scale = self.max_velocity / velocity.norm(dim=-3).amax(dim=(-2, -1))
+        return resample(scale[..., None, None, None] * velocity, grid.shape).to(device=device, dtype=dtype)
 
     def flow(
         self,
@@ -184,6 +213,13 @@ def _scaled(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     viscosity, drag, amplitude, wavenumber = parameters.detach().double().unbind(-1)
     rate = amplitude.sqrt()
     return viscosity / rate, drag / rate, rate, wavenumber
+
+
+def forcing(parameters: Tensor, grid: Grid) -> Tensor:
+    """The force along x, A sin(k_f y), for parameters (*batch, 4): (*batch, n_x, n_y), float64. It has no component along y."""
+    amplitude, wavenumber = (parameters.double()[..., column, None, None] for column in (2, 3))
+    y = torch.tensor(grid.axes[1].coordinates, dtype=torch.float64)
+    return (amplitude * torch.sin(wavenumber * y)).expand(*parameters.shape[:-1], *grid.shape)
 
 
 def laminar_velocity(parameters: Tensor, grid: Grid) -> Tensor:

@@ -26,7 +26,7 @@ from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise
 from eddycast.numerics.etdrk import etdrk4
 from eddycast.numerics.spectral import cutoff, mode_numbers
-from eddycast.simulators.protocols import FieldInfo, Flow, ParameterInfo, SystemInfo, inner_steps
+from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, SystemInfo, inner_steps
 
 INITIAL_MODES = 8
 
@@ -47,7 +47,14 @@ class KuramotoSivashinsky:
     before rounding. Float32 has its floor at 2e-6, so steps below 0.05 gain nothing there. In space, L = 36: 7e-5
     with 64 points, 2e-7 with 96, 2e-10 with 128: at 64 points the truncation rules, at 96 the step. The leading
     exponent is the same at both, within its error of 5 %.
+
+    Args:
+        modes: Highest mode of the initial law.
+        sines: None: all modes have normal coefficients; otherwise so many sines of random mode, see `initial`.
     """
+
+    modes: int = INITIAL_MODES
+    sines: int | None = None
 
     info: ClassVar[SystemInfo] = SystemInfo(
         name="kuramoto-sivashinsky",
@@ -60,6 +67,10 @@ class KuramotoSivashinsky:
         inner_dt=0.1,
         spin_up=200.0,
         scheme="Fourier-Galerkin, conservative form, 2/3 dealiasing, ETDRK4",
+        initial=(
+            InitialInfo("modes", INITIAL_MODES, 1, 1000, "highest mode", whole=True),
+            InitialInfo("sines", None, 1, 10000, "sines of random mode; if absent, normal coefficients", whole=True),
+        ),
     )
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
@@ -97,14 +108,23 @@ class KuramotoSivashinsky:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Sum of the modes 1 to 8 with independent normal coefficients, variance 1, mean zero, (*batch, 1, points).
+        """Sum of the modes 1 to `modes` with independent normal coefficients, variance 1, mean zero, (*batch, 1, points).
 
-        The coefficients do not depend on the grid: the same state at every resolution that holds the modes.
+        With `sines` = N the sum of N sines A sin(2 pi l x / L + phase): A uniform in (-1/2, 1/2), the phase on the circle, l among 1 to
+        `modes`; variance N / 24. The published law has N = 10 and l of 1 or 2: Brandstetter, Welling and Worrall (2022), arXiv:2202.07643.
+        Nothing drawn depends on the grid: the same state at every resolution that holds the modes.
         """
         (points,) = grid.shape
-        modes = min(INITIAL_MODES, cutoff(points))
-        coefficients = noise.draw((2, INITIAL_MODES), key=(0, 0, "initial"), dtype=torch.float64)[..., :modes]
         position = torch.arange(points, dtype=torch.float64) / points
+        if self.sines is not None:
+            draws = noise.uniform((3, self.sines), key=(0, 0, "sines"), dtype=torch.float64)
+            amplitude, phase, which = draws[..., 0, :] - 0.5, 2 * math.pi * draws[..., 1, :], draws[..., 2, :]
+            number = 1 + (self.modes * which).floor()
+            amplitude = amplitude * (number <= cutoff(points))
+            sines = torch.sin(2 * math.pi * number[..., None] * position + phase[..., None])
+            return (amplitude[..., None] * sines).sum(dim=-2)[..., None, :].to(device=device, dtype=dtype)
+        modes = min(self.modes, cutoff(points))
+        coefficients = noise.draw((2, self.modes), key=(0, 0, "initial"), dtype=torch.float64)[..., :modes]
         angle = 2 * math.pi * torch.arange(1, modes + 1, dtype=torch.float64)[:, None] * position
         waves = torch.stack([torch.cos(angle), torch.sin(angle)])
         state = torch.einsum("...sm,smx->...x", coefficients, waves) / math.sqrt(modes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
@@ -44,6 +44,21 @@ class ParameterInfo:
 
 
 @dataclass(frozen=True)
+class InitialInfo:
+    """One setting of a system's law of initial states, a field of the same name of the system.
+
+    No parameter of the equation, so no network is told it. `default` None: absent, and what then holds stands in `long_name`.
+    """
+
+    name: str
+    default: float | None
+    low: float
+    high: float
+    long_name: str
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class SystemInfo:
     """Everything about a system that is not mathematics.
 
@@ -61,6 +76,9 @@ class SystemInfo:
         scheme: Numerical scheme in one line, for the provenance of the data.
         advective: True where the inner step is bound by the time to cross a grid cell, so that it must shrink on grids
             finer than `shape`; see `default_inner_dt`.
+        initial: Settings of the law of initial states.
+        static: Fields of the equation that do not change in time (a force), by name: each from the parameters of one run,
+            (P,), and the grid, (*space).
     """
 
     name: str
@@ -75,6 +93,8 @@ class SystemInfo:
     time_units: str = "1"
     scheme: str = ""
     advective: bool = False
+    initial: tuple[InitialInfo, ...] = ()
+    static: Mapping[str, Callable[[Tensor, Grid], Tensor]] = field(default_factory=dict)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

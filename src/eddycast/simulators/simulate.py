@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from eddycast.errors import InputError
 from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise
 from eddycast.numerics.truncated import resample
+from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.protocols import FieldInfo, System, inner_steps
 
@@ -35,6 +36,8 @@ class Simulation:
         time_units: Unit of time, `1` where the problem is dimensionless.
         attributes: Provenance and known properties (system, equation, scheme, seed, steps, Lyapunov time), plain
             values.
+        static: Fields of the equation that do not change in time and are the same in all trajectories, by name, each (*space) on
+            the grid of the states.
     """
 
     states: Tensor
@@ -45,6 +48,7 @@ class Simulation:
     parameter_names: tuple[str, ...]
     time_units: str
     attributes: dict[str, Any]
+    static: dict[str, Tensor] = field(default_factory=dict)
 
 
 def draw_parameters(system: System, values: Mapping[str, float | tuple[float, float]], noise: MemberNoise) -> Tensor:
@@ -88,7 +92,9 @@ def simulate(
     *,
     trajectories: int,
     steps: int,
+    only: range | None = None,
     parameters: Mapping[str, float | tuple[float, float]] | None = None,
+    initial: Mapping[str, float] | None = None,
     grid_shape: tuple[int, ...] | None = None,
     store_shape: tuple[int, ...] | None = None,
     seed: int = 0,
@@ -110,7 +116,10 @@ def simulate(
         system: From `get_system`.
         trajectories: Number of runs, >= 1.
         steps: Stored states per run, >= 1, the first at the end of the spin-up, then every `dt`.
+        only: Numbers of the trajectories to integrate, in a row; default all. They are the same as in a run of all, of whatever
+            length: so parts of one ensemble may have different `steps`.
         parameters: Fixed values or ranges, see `draw_parameters`.
+        initial: Settings of the law of initial states, see `with_initial`.
         grid_shape: Points of each axis; default the system's.
         store_shape: Points of each axis of the stored states, at most those of the solver: each output is truncated to
             the Fourier modes of this grid, while the run goes on with all. Default `grid_shape`. Periodic axes only.
@@ -125,6 +134,7 @@ def simulate(
 
     Raises: InputError, in one line, for input that makes no sense, and for steps so long that a trajectory blows up.
     """
+    system = with_initial(system, initial or {})
     info = system.info
     dt = info.dt if dt is None else dt
     spin_up = info.spin_up if spin_up is None else spin_up
@@ -141,24 +151,28 @@ def simulate(
     if dtype not in (torch.float32, torch.float64):
         raise InputError(f"dtype must be float32 or float64, got {dtype}.")
 
+    wanted = range(trajectories) if only is None else only
+    if not 0 <= wanted.start < wanted.stop <= trajectories or wanted.step != 1:
+        raise ValueError(f"only must be a range of steps of 1 within the {trajectories} trajectories, got {only}.")
+
     numbers = torch.arange(trajectories)
     noise = MemberNoise(seed, numbers, torch.zeros_like(numbers))
     values = draw_parameters(system, parameters or {}, noise)
     grid = system.grid(grid_shape, values)
     inner_dt = info.default_inner_dt(grid.shape) if inner_dt is None else inner_dt
     stored = grid if store_shape is None else _coarser(grid, store_shape)
-    states = torch.empty((trajectories, steps, len(info.fields), *stored.shape), dtype=dtype, device=device)
+    states = torch.empty((len(wanted), steps, len(info.fields), *stored.shape), dtype=dtype, device=device)
     pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
     warming = spin_up / max(1, pieces) * torch.arange(1, max(1, pieces), dtype=torch.float64)
     times = torch.cat([warming, spin_up + uniform_times(dt, steps, start=0)])
     discarded, spin_up_steps = len(warming), round(spin_up / dt)
-    total, before = trajectories * (spin_up_steps + steps), 0
+    total, before = len(wanted) * (spin_up_steps + steps), 0
 
-    for start in range(0, trajectories, chunk):
-        part = slice(start, min(start + chunk, trajectories))
-        size = part.stop - part.start
+    for start in range(wanted.start, wanted.stop, chunk):
+        size = min(chunk, wanted.stop - start)
+        part = slice(start - wanted.start, start - wanted.start + size)
         # Filled up to a multiple of ROW_BLOCK: FFT libraries treat the rows of small batches with another kernel.
-        rows = torch.arange(start, start + ROW_BLOCK * math.ceil(size / ROW_BLOCK)).clamp(max=trajectories - 1)
+        rows = torch.arange(start, start + ROW_BLOCK * math.ceil(size / ROW_BLOCK)).clamp(max=wanted.stop - 1)
 
         def report(done: int, size: int = size, before: int = before) -> None:
             if progress is not None:
@@ -182,7 +196,7 @@ def simulate(
 
     return Simulation(
         states=states,
-        parameters=values,
+        parameters=values[wanted.start : wanted.stop],
         grid=stored,
         dt=dt,
         fields=info.fields,
@@ -190,6 +204,7 @@ def simulate(
         time_units=info.time_units,
         attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype)
         | ({} if stored is grid else {"solver_shape": list(grid.shape)}),
+        static=_shared_fields(system, values, stored),
     )
 
 
@@ -201,6 +216,16 @@ def _coarser(grid: Grid, shape: tuple[int, ...]) -> Grid:
         raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")
     axes = zip(grid.axes, shape, strict=True)
     return Grid(tuple(periodic_axis(axis.name, points, axis.period or 1.0, axis.units) for axis, points in axes))
+
+
+def _shared_fields(system: System, values: Tensor, grid: Grid) -> dict[str, Tensor]:
+    """Static fields of the equation that are the same for all `values` (trajectory, P)."""
+    found = {}
+    for name, build in system.info.static.items():
+        fields = [build(one, grid) for one in values.unique(dim=0)]
+        if all(torch.equal(other, fields[0]) for other in fields[1:]):
+            found[name] = fields[0]
+    return found
 
 
 def _attributes(
@@ -218,6 +243,8 @@ def _attributes(
         "precision": str(dtype).removeprefix("torch."),
         "parameter_units": {parameter.name: parameter.units for parameter in info.parameters},
     }
+    if law := initial_values(system):
+        attributes["initial_law"] = ", ".join(f"{name}={value:g}" for name, value in law.items())
     exponents = system.lyapunov_exponent(values)
     known = exponents[exponents.isfinite()]
     if len(known) == len(exponents) and known.min() > 0:
