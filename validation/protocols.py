@@ -214,6 +214,8 @@ def analysis_scores(
 
 def headline(result: dict[str, Any]) -> str:
     """One line for the terminal."""
+    if "note" in result:
+        return result["note"]
     if "skill" in result:
         times = result["skill"]["high_correlation_lyapunov_times"]
         line = (

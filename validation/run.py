@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import conditional_diffusion
 import protocols
 import torch
 import yaml
@@ -37,11 +38,12 @@ class Job:
     """One line of the plan, with one of its seeds."""
 
     name: str
-    protocol: str
     data: str
     seed: int
+    protocol: str = ""  # none: a run that other jobs compare
     recipe: str = ""
     run: str = ""
+    runs: dict[str, str] = field(default_factory=dict)  # several, by the name that the protocol knows them by
     test: str = ""  # data to score on, where they are not the test split of `data`
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
@@ -85,10 +87,14 @@ def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
     return api.open_dataset(path, **options)
 
 
+def is_trained(path: Path) -> bool:
+    return (path / "config.json").exists() and json.loads((path / "config.json").read_text())["provenance"]["trained"]
+
+
 def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float) -> api.Forecaster | None:
     """The run of a job, trained as far as time allows; None when it is not finished."""
     path = runs / f"{job.name}-s{job.seed}"
-    if (path / "config.json").exists() and json.loads((path / "config.json").read_text())["provenance"]["trained"]:
+    if is_trained(path):
         return api.load(path, device=device)
     resume = (path / "training" / "checkpoint.safetensors").exists()
     try:
@@ -128,6 +134,9 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         target = options.results / f"{job.label}.json"
+        if not job.protocol and is_trained(options.runs / job.label):
+            print(f"{job.label:<32} trained")
+            continue
         if options.only not in job.label:
             continue
         if options.list or target.exists():
@@ -138,8 +147,15 @@ def main() -> None:
             continue
         dataset = prepared(data, job.data, options.runs)
         test = prepared(data, job.test, options.runs) if job.test else dataset
-        forecaster = None
-        if job.recipe:
+        forecaster, several = None, {}
+        if job.runs:
+            paths = {name: options.runs / f"{run}-s{job.seed}" for name, run in job.runs.items()}
+            waiting = [path.name for path in paths.values() if not is_trained(path)]
+            if waiting:
+                print(f"{job.label:<32} waits for {', '.join(waiting)}")
+                continue
+            several = {name: api.load(path, device=options.device) for name, path in paths.items()}
+        elif job.recipe:
             forecaster = trained(job, dataset, options.runs, options.device, end)
             if forecaster is None:
                 print(f"{job.label:<32} training goes on next time")
@@ -151,7 +167,13 @@ def main() -> None:
                 continue
             forecaster = api.load(path, device=options.device)
         start, cpu = time.monotonic(), time.process_time()
-        result = protocols.PROTOCOLS[job.protocol](test, forecaster, job.seed)
+        if job.protocol in conditional_diffusion.PROTOCOLS:
+            result = conditional_diffusion.PROTOCOLS[job.protocol](test, several, job.seed)
+        elif job.protocol:
+            result = protocols.PROTOCOLS[job.protocol](test, forecaster, job.seed)
+        else:  # a run that others are compared with
+            print(f"{job.label:<32} trained")
+            continue
         provenance: dict[str, Any] = describe_hardware(options.device) | {
             "seed": job.seed,
             "budget": job.budget,
@@ -167,6 +189,15 @@ def main() -> None:
             }
             provenance["recipe"] = forecaster.run.recipe.name
             provenance["overrides"] = job.overrides
+        for name, each in several.items():
+            assert each.run is not None
+            provenance.setdefault("runs", {})[name] = {
+                "recipe": each.run.recipe.name,
+                **{
+                    key: each.run.provenance.get(key)
+                    for key in ("hardware", "threads", "steps", "seconds", "cpu_seconds")
+                },
+            }
         write_json(target, {"job": job.label, "provenance": provenance, "result": plain(result)})
         print(f"{job.label:<32} {protocols.headline(result)}", flush=True)
 

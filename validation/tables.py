@@ -215,7 +215,88 @@ def benchmarks() -> str:
     return table(["what", "ours", "peer", "ratio", "target", "met"], rows)
 
 
+def guidance_result() -> dict[str, Any]:
+    (record,) = results("guidance")
+    return record["result"]
+
+
+def bias(row: dict[str, Any]) -> str:
+    """Error of the mean, spread."""
+    return f"{row['error']:.3f}, {row['spread']:.2f}"
+
+
+def guidance_rules() -> str:
+    """Bias of every rule on every problem, and what an evaluation costs."""
+    titles = {
+        "field-0.05": "field, sd 0.05",
+        "field-0.5": "field, sd 0.5",
+        "ar1": "chain, order 1",
+        "ar2": "chain, order 2",
+        "tracer": "tracer",
+    }
+    result = guidance_result()
+    rows = [
+        [name]
+        + [bias(row[key]) if key in row else "" for key in titles]
+        + [f"{max(cell['forward'] for cell in row.values())}, {max(cell['backward'] for cell in row.values())}"]
+        for name, row in result["rows"].items()
+    ]
+    rows.append(["*sampling error*", *(f"{result['floors'][key]:.3f}, 1" for key in titles), ""])
+    return table(["rule", *titles.values(), "passes forward, back"], rows)
+
+
+def guidance_corrections() -> str:
+    """SDA with Langevin corrections, and with as many evaluations spent on steps."""
+    rows = [
+        [
+            f"{row['gamma']:g}",
+            str(row["corrections"]),
+            str(row["evaluations"]),
+            bias(row["corrected"]),
+            bias(row["more steps"]),
+        ]
+        for row in guidance_result()["corrections"]
+    ]
+    return table(["gamma", "corrections", "evaluations", "64 steps with corrections", "that many steps without"], rows)
+
+
+def guidance_schedules() -> str:
+    """One gamma on the two published cosines."""
+    columns = ("cosine-pdediff", "cosine-sda", "mistaken")
+    rows = [[f"{row['gamma']:g}", *(bias(row[key]) for key in columns)] for row in guidance_result()["schedules"]]
+    return table(["gamma", "`cosine-pdediff`", "`cosine-sda`", "rho of the other at the same time"], rows)
+
+
+SYSTEMS = {"kuramoto_sivashinsky": "Kuramoto-Sivashinsky", "kolmogorov_flow": "Kolmogorov flow"}
+
+
+def systems() -> str:
+    """Statistics of our solvers beside those of outside ones, from the file of `published_systems.py`."""
+    rows = []
+    for record in results("systems"):
+        for key, name in SYSTEMS.items():
+            for row in record["result"][key]:
+                numbers = [f"{row[column]:.4f}" for column in ("outside", "ours", "standard_error")]
+                rows.append([f"{name}: {row['what']}", *numbers, f"{row['deviation']:+.1f}"])
+    return table(
+        ["mean over runs", "outside solver", "ours", "standard error of the difference", "in such errors"], rows
+    )
+
+
+def systems_radau() -> str:
+    """Error of the Kuramoto-Sivashinsky solver against an implicit one, from the same file."""
+    rows: list[list[str]] = []
+    times: list[float] = []
+    for record in results("systems"):
+        for row in record["result"]["radau"]:
+            times = row["times"]
+            rows.append([f"{row['inner_step']:g}", *(f"{error:.1e}" for error in row["relative_error"])])
+    return table(["inner step", *(f"t = {time:g}" for time in times)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "systems": systems,
+    "systems-radau": systems_radau,
     "ks": ks_summary,
     "ks-forecast": ks_forecast,
     "ks-calibration": ks_calibration,
@@ -223,6 +304,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ks-assimilation": ks_assimilation,
     "own-data": own_data,
     "benchmarks": benchmarks,
+    "guidance-rules": guidance_rules,
+    "guidance-corrections": guidance_corrections,
+    "guidance-schedules": guidance_schedules,
 }
 
 

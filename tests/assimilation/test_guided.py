@@ -1,206 +1,215 @@
-"""Guided diffusion with the exact denoiser of a Gaussian process, where the posterior is known."""
+"""Guided diffusion with the exact denoiser of a Gaussian process, where the posterior is known: one window, and a series at once."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from exact_windows import MEAN, STD, Affine, Law, chain, emulator, misfit, observed, smoother, tracer
 
-from eddycast.assimilation import MMPSOptions, SDAOptions, assimilate, get_method
-from eddycast.assimilation.window import window_starts
-from eddycast.diffusion import SCHEDULES
-from eddycast.emulators import Emulator, OpenWindow
+from eddycast.assimilation import (
+    DPSOptions,
+    GuidedOptions,
+    MMPSOptions,
+    PiGDMOptions,
+    SDAOptions,
+    VideoDiffusionOptions,
+    assimilate,
+    get_method,
+)
+from eddycast.emulators import Emulator
 from eddycast.errors import InputError
-from eddycast.grid import Grid, periodic_axis
+from eddycast.guidance import GUIDANCE
 from eddycast.observations import Observations
 
-POINTS, MEMORY, MEAN, STD = 4, 0.8, 5.0, 2.0
-GRID = Grid((periodic_axis("x", POINTS, 1.0),))
+CHAIN = chain(0.8)
+MEMBERS = 128  # the error of the mean is 0.09 by chance
 
 
-def time_covariance(frames):
-    lag = torch.arange(frames)
-    return MEMORY ** (lag[:, None] - lag).abs().double()
-
-
-class GaussianWindow:
-    """Exact denoiser of x_{k+1} = a x_k + sqrt(1 - a^2) e at each point, unit variance, conditioned on known frames."""
-
-    def __init__(self, window, overlap=1):
-        self.window, self.overlap, self.context, self.continuous = window, overlap, 1, False
-
-    def open(self, known, known_mask, conditions, lead_times):
-        assert known.shape[1] == len(lead_times) == self.window
-        cov, seen = time_covariance(self.window).to(known), known_mask
-        base = torch.zeros_like(known)
-        if seen.any():
-            gain = cov[:, seen] @ torch.linalg.inv(cov[seen][:, seen])
-            base = torch.einsum("ts,bsc...->btc...", gain, known[:, seen])
-            cov = cov - gain @ cov[seen]
-        schedule = SCHEDULES["rectified"]()
-
-        def denoiser(x_t, time):
-            alpha, sigma = schedule(time)
-            gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(len(cov)))
-            return torch.einsum("ts,bsc...->btc...", gain, x_t)
-
-        return OpenWindow(denoiser, schedule, lambda w: base + w)
-
-
-class Affine:
-    def encode(self, state, conditions, lead_times):
-        assert state.shape[1] == len(lead_times)
-        return (state - MEAN) / STD
-
-    def decode(self, x, conditions, lead_times):
-        assert x.shape[1] == len(lead_times)
-        return MEAN + STD * x
-
-
-def emulator(window, chunk=4096):
-    return Emulator(GaussianWindow(window), Affine(), chunk=chunk)
-
-
-def observations(num_times, std=0.6, seed=0, fraction=0.4):
-    generator = torch.Generator().manual_seed(seed)
-    root = torch.linalg.cholesky(time_covariance(num_times)).float()
-    x = torch.einsum("ts,bscx->btcx", root, torch.randn(2, num_times, 1, POINTS, generator=generator))
-    values = MEAN + STD * x + std * torch.randn(x.shape, generator=generator)
-    values[torch.rand(values.shape, generator=generator) > fraction] = torch.nan
-    return Observations(
-        values=values, noise_std=torch.tensor([std]), grid=GRID, fields=(("u", "1"),), dt=1.0,
-        trajectories=torch.arange(2), frames=torch.zeros(2, dtype=torch.long),
+def draw(obs: Observations, options: GuidedOptions, frames: int = 6, *, members: int = MEMBERS, process=CHAIN, **settings):
+    model = {key: settings.pop(key) for key in ("kind", "overlap", "chunk", "context") if key in settings}
+    return assimilate(
+        options.rule, emulator(process, frames, **model), obs, obs.conditions(),
+        members=members, seed=0, options=options, **settings,
     )  # fmt: skip
 
 
-def posterior(cov, base, values, std):
-    """Mean (time,) and variance (time,) of a Gaussian with that covariance and mean, observed at single frames."""
-    seen = ~values.isnan()
-    gain = cov[:, seen] @ torch.linalg.inv(cov[seen][:, seen] + std**2 * torch.eye(int(seen.sum())))
-    return base + gain @ (values[seen].double() - base[seen]), (cov - gain @ cov[seen]).diagonal(), gain, seen
-
-
-def exact(obs):
-    mean, variance = (
-        torch.empty(obs.values.shape, dtype=torch.float64),
-        torch.empty(obs.values.shape, dtype=torch.float64),
-    )
-    cov = STD**2 * time_covariance(obs.num_times)
-    base = torch.full((obs.num_times,), MEAN, dtype=torch.float64)
-    for case in range(2):
-        for x in range(POINTS):
-            mean[case, :, 0, x], variance[case, :, 0, x], *_ = posterior(cov, base, obs.values[case, :, 0, x], 0.6)
-    return mean, variance
-
-
-def measures(analysis, mean, variance):
-    """Error of the mean in units of the posterior sd, and the ratio of sds."""
-    error = ((analysis.mean(dim=0) - mean) / variance.sqrt()).square().mean().sqrt().item()
-    return error, (analysis.std(dim=0) / variance.sqrt()).mean().item()
+def smoothers(obs: Observations, process=CHAIN) -> list[Law]:
+    return [smoother(process, obs, case) for case in range(obs.num_cases)]
 
 
 @pytest.mark.parametrize(
-    "name, options, error_below, ratio",
+    "options, error_below, ratio",
     [
-        ("mmps", MMPSOptions(iterations=8), 0.12, (0.88, 1.03)),
-        ("mmps", MMPSOptions(iterations=8, solver="cg", sampler="ddim"), 0.12, (0.88, 1.03)),
-        ("mmps", MMPSOptions(iterations=8, num_steps=24, corrections=2), 0.15, (0.92, 1.08)),
-        ("sda", SDAOptions(gamma=0.3), 0.3, (0.8, 1.4)),
+        (MMPSOptions(iterations=8, num_steps=16, sampler="heun"), 0.13, (0.95, 1.05)),
+        (MMPSOptions(iterations=8, num_steps=48, solver="cg", sampler="ddim"), 0.13, (0.93, 1.03)),
+        (MMPSOptions(iterations=8, num_steps=24, corrections=2, step_law="score"), 0.16, (0.9, 1.1)),
+        (SDAOptions(gamma=0.3), 0.35, (0.8, 1.4)),
+        (PiGDMOptions(), 0.5, (0.8, 1.8)),
+        (VideoDiffusionOptions(gamma=1.0), 0.7, (0.5, 1.5)),
+        (DPSOptions(zeta=20.0), 1.0, (0.5, 2.0)),
     ],
+    ids=lambda value: value.rule if isinstance(value, GuidedOptions) else None,
 )
 @pytest.mark.parametrize("num_times", [6, 4])  # the window itself, and less
-def test_one_window_has_the_exact_posterior(name, options, error_below, ratio, num_times):
-    """256 members: the error of the mean is 1 / 16 by chance; 64 steps leave a spread some percent too small."""
-    obs = observations(num_times)
-    analysis = assimilate(name, emulator(6), obs, obs.conditions(), members=256, seed=0, options=options)
-    assert analysis.shape == (256, 2, num_times, 1, POINTS)
-    error, found = measures(analysis, *exact(obs))
-    assert error < error_below and ratio[0] < found < ratio[1]
+@pytest.mark.parametrize("rollout", ["all-at-once", "autoregressive"])
+def test_one_window_has_the_posterior_within_the_bias_of_each_rule(options, error_below, ratio, num_times, rollout):
+    """Both rollouts are the same window. MMPS is exact but for chance and steps; what the others miss is told in their docstrings."""
+    obs = observed(CHAIN, num_times)
+    analysis = draw(obs, replace(options, rollout=rollout))
+    assert analysis.shape == (MEMBERS, 2, num_times, 1, 4) and analysis.dtype == torch.float64
+    found = misfit(analysis, smoothers(obs))
+    assert found.error < error_below and ratio[0] < found.ratio < ratio[1], found
+
+
+def test_every_rule_of_guidance_is_a_method_with_its_own_settings():
+    for rule in GUIDANCE:
+        method = get_method(rule)
+        assert method.needs == "denoiser" and method.options.rule == rule and method.continues
+        assert method.options().guidance(()) == GUIDANCE[rule]((), **_own(method.options()))
+
+
+def _own(options: GuidedOptions) -> dict:
+    names = {"gamma", "zeta", "iterations", "solver", "jacobian"} & set(vars(options))
+    return {name: getattr(options, name) for name in names}
+
+
+def test_without_the_jacobian_only_what_is_observed_learns():
+    """A white V: unobserved frames keep the prior's spread of 1, whatever their neighbours say; with it they follow them."""
+    obs = observed(CHAIN, 6, fraction=1.0, empty=(1, 2, 3, 4))
+    wide, tight = (
+        (draw(obs, SDAOptions(jacobian=jacobian, num_steps=32)) / STD).std(dim=0)[:, 1:5].mean().item()
+        for jacobian in (False, True)
+    )
+    assert tight < 0.9 * wide
 
 
 @pytest.mark.parametrize("stride, good", [(1, True), (3, True), (7, False)])
 def test_a_series_longer_than_the_window_is_smoothed_as_a_whole(stride, good):
     """A window of 7 frames of memory 0.8 holds nearly all that its middle frame needs; windows side by side do not."""
-    obs = observations(14)
-    options = MMPSOptions(iterations=5, num_steps=48, stride=stride)
-    analysis = assimilate("mmps", emulator(7), obs, obs.conditions(), members=100, seed=0, options=options)
-    mean, variance = exact(obs)
-    seam = slice(5, 9)
-    error, ratio = measures(analysis[:, :, seam], mean[:, seam], variance[:, seam])
-    apart = torch.cat([exact(obs.window(0, 7))[0], exact(obs.window(7, 14))[0]], dim=1)
-    loss = ((apart - mean) / variance.sqrt())[:, seam].square().mean().sqrt().item()
-    assert loss > 0.35
+    obs = observed(CHAIN, 14, seed=3)
+    options = MMPSOptions(iterations=5, num_steps=16, stride=stride, sampler="heun")
+    found = misfit(draw(obs, options, frames=7, kind="joint"), smoothers(obs), slice(5, 9))
     if good:
-        assert error < 0.22 and 0.85 < ratio < 1.1  # 0.1 is chance
+        assert found.error < 0.22 and 0.9 < found.ratio < 1.1, found  # 0.09 is chance
     else:
-        assert error > 0.3
+        assert found.error > 0.3, found
 
 
-def test_online_windows_know_the_past_through_the_last_state_only():
-    """Window 2 (frames 5 to 8 given 4) sees its own observations: mean over the samples of frame 4, exactly."""
-    obs = observations(9)
-    options = MMPSOptions(iterations=5)
-    analysis = assimilate(
-        "mmps", emulator(5), obs, obs.conditions(), members=200, seed=0, mode="online", options=options
+@pytest.mark.parametrize(
+    "process, frames, corrections, error_below, ratio",
+    [
+        (CHAIN, 5, 0, 0.32, (0.95, 1.07)),
+        (CHAIN, 5, 2, 0.17, (0.95, 1.07)),
+        (tracer(4), 5, 0, 0.45, (0.95, 1.1)),
+        (tracer(4), 9, 0, 0.25, (0.95, 1.07)),
+    ],
+)
+def test_all_at_once_against_the_kalman_smoother(process, frames, corrections, error_below, ratio):
+    """16 frames of an AR(1) chain, and of a tracer in a flow: corrections or a longer window carry farther what is observed."""
+    obs = observed(process, 16, seed=1)
+    sampler = None if corrections else "heun"
+    options = MMPSOptions(
+        iterations=6, num_steps=32 if corrections else 16, sampler=sampler, corrections=corrections, stride=1
     )
-    early, variance = exact(obs.window(0, 5))
-    error, ratio = measures(analysis[:, :, :5], early, variance)
-    assert error < 0.12 and 0.88 < ratio < 1.03
-    cov = STD**2 * time_covariance(5)
-    gain0 = (cov[:, :1] / cov[0, 0])[:, 0]
-    conditional = (cov - torch.outer(cov[:, 0], cov[0]) / cov[0, 0])[1:, 1:]
-    for case in range(2):
-        for x in range(POINTS):
-            start = early[case, 4, 0, x]
-            base = MEAN + gain0[1:] * (start - MEAN)
-            mean, spread, gain, seen = posterior(conditional, base, obs.values[case, 5:, 0, x], 0.6)
-            slope = gain0[1:] - gain @ gain0[1:][seen]  # how the mean moves with the sample of frame 4
-            total = spread + slope**2 * variance[case, 4, 0, x]
-            found = analysis[:, case, 5:, 0, x]
-            assert ((found.mean(dim=0) - mean).abs() < 0.3 * total.sqrt()).all()
-            assert ((found.std(dim=0) / total.sqrt() - 1).abs() < 0.25).all()
+    found = misfit(draw(obs, options, frames=frames, process=process, kind="joint"), smoothers(obs, process))
+    assert found.error < error_below and ratio[0] < found.ratio < ratio[1], found
 
 
-def test_a_background_stays_and_is_continued():
-    obs = observations(5)
-    generator = torch.Generator().manual_seed(3)
-    start = MEAN + STD * torch.randn(64, 2, 1, 1, POINTS, generator=generator)
-    for mode in ("smooth", "online"):
-        analysis = assimilate(
-            "mmps", emulator(6), obs, obs.conditions(), members=64, seed=0, mode=mode, background=start,
-            options=MMPSOptions(num_steps=16),
-        )  # fmt: skip
-        torch.testing.assert_close(analysis[:, :, :1], start)
-        correlation = torch.corrcoef(torch.stack([analysis[:, 0, 1, 0, 0], start[:, 0, 0, 0, 0]]))[0, 1]
-        assert correlation > 0.5 or not obs.values[0, 1, 0, 0].isnan()
+def test_a_background_is_known_by_input_and_nearly_so_by_guidance():
+    obs = observed(CHAIN, 9)
+    start = MEAN + STD * torch.randn(32, 2, 1, 1, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    options = MMPSOptions(num_steps=12, iterations=8, stride=1)
+    for rollout in ("all-at-once", "autoregressive"):
+        for kind in ("universal", "joint"):
+            analysis = draw(obs, replace(options, rollout=rollout), members=32, kind=kind, background=start)
+            exact = rollout == "autoregressive" and kind == "universal"
+            error = ((analysis[:, :, :1] - start) / STD).square().mean().sqrt()
+            assert error == 0 if exact else 0 < error < 0.03, (rollout, kind, error)
+            slope = torch.corrcoef(torch.stack([analysis[:, 0, 1, 0, 0], start[:, 0, 0, 0, 0]]))[0, 1]
+            assert slope > 0.5 or not obs.values[0, 1, 0, 0].isnan()
+
+
+def test_a_case_without_observations_is_a_draw_of_the_prior():
+    obs = observed(CHAIN, 6)
+    empty = replace(obs, values=torch.cat([obs.values[:1], torch.full_like(obs.values[1:], torch.nan)]))
+    options = MMPSOptions(num_steps=12, iterations=4, sampler="heun")
+    analysis = draw(empty, options)
+    prior = Law(torch.zeros(24, dtype=torch.float64), CHAIN.covariance(6))
+    found = misfit(analysis, [smoother(CHAIN, obs, 0), prior])
+    assert found.error < 0.15 and 0.95 < found.ratio < 1.05, found
+    ignored = draw(obs, replace(options, observed="none"))
+    found = misfit(ignored, [prior, prior])
+    assert found.error < 0.15 and 0.95 < found.ratio < 1.05, found
 
 
 def test_members_do_not_depend_on_the_chunk():
-    obs = observations(8)
-    settings = {"members": 3, "seed": 5, "options": MMPSOptions(num_steps=4)}
-    whole = assimilate("mmps", emulator(5), obs, obs.conditions(), **settings)
-    parts = assimilate("mmps", emulator(5, chunk=1), obs, obs.conditions(), **settings)
-    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
+    obs = observed(CHAIN, 8)
+    options = MMPSOptions(num_steps=4)
+    whole, parts = (draw(obs, options, 5, members=3, chunk=chunk) for chunk in (4096, 1))
+    torch.testing.assert_close(whole, parts, rtol=1e-8, atol=1e-8)
     assert not torch.allclose(whole[0], whole[1])
 
 
-def test_windows_cover_the_series():
-    assert window_starts(10, 4, 3) == [0, 3, 6]
-    assert window_starts(11, 4, 3) == [0, 3, 6, 7]
-    assert window_starts(4, 4, 3) == [0]
+def test_files_of_observations_bring_back_the_same_analysis(tmp_path):
+    obs = observed(CHAIN, 8, complete=1)
+    options = SDAOptions(num_steps=4, rollout="autoregressive")
+    first = draw(obs, options, members=2)
+    for suffix in (".nc", ".csv"):
+        obs.save(tmp_path / f"o{suffix}")
+        assert torch.equal(draw(Observations.open(tmp_path / f"o{suffix}"), options, members=2), first)
 
 
-def test_misuse_is_told():
-    class Regression:
-        window, overlap, context, continuous = 5, 1, 1, False
+class Regression:
+    window, overlap, context, continuous = 5, 1, 1, False
 
-    obs = observations(8)
-    settings = {"members": 2, "seed": 0}
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"gamma": -1.0}, "gamma must not be negative"),
+        ({"sampler": "leapfrog"}, "Unknown sampler 'leapfrog'"),
+        ({"grid": "cubic"}, "Unknown grid 'cubic'"),
+        ({"num_steps": 0}, "at least 1"),
+        ({"stride": 0}, "at least 1"),
+        ({"corrections": 1, "sampler": "heun"}, "belong together, got 1 with 'heun'"),
+        ({"sampler": "predictor-corrector"}, "belong together, got 0"),
+        ({"amplitude": 2.0}, r"amplitude must lie in \(0, 2\)"),
+        ({"step_law": "long"}, "step_law must be one of sigma, score"),
+        ({"rollout": "both"}, "rollout must be one of all-at-once, autoregressive"),
+        ({"previous": "both"}, "previous must be one of input, guidance"),
+        ({"observed": "input"}, "observed must be one of guidance, none"),
+        ({"std": 0.0}, "std must be positive"),
+        ({"given": -1}, "given counts states"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_in_one_line(changes, words):
+    with pytest.raises(InputError, match=words) as told:
+        SDAOptions(**changes)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "options, settings, words",
+    [
+        ({}, {"mode": "filter"}, "no mode 'filter': it has smooth, online"),
+        ({"stride": 7}, {}, "stride 7 leaves frames out between windows of 6"),
+        ({"overlap": 6}, {}, r"overlap must lie in 1 ... 5, one less than the window of 6; got 6"),
+        ({"overlap": 0, "rollout": "autoregressive"}, {}, r"overlap must lie in 1 ... 5"),
+        ({"given": 6}, {}, "given=6 states do not leave a new one in a window of 6"),
+        ({"given": 2}, {}, "given=2 needs the first 2 frames at every point .eddycast observe --complete 2"),
+        ({"previous": "input", "rollout": "autoregressive"}, {"kind": "joint"}, "joint model takes previous states by"),
+        ({}, {"background": torch.zeros(1, 2, 1, 1, 4)}, "background has 1 members"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told_in_one_line(options, settings, words):
+    with pytest.raises(InputError, match=words) as told:
+        draw(observed(CHAIN, 8), SDAOptions(num_steps=1, **options), members=2, **settings)
+    assert "\n" not in str(told.value)
+
+
+def test_a_model_without_denoiser_is_refused():
+    obs = observed(CHAIN, 8)
     with pytest.raises(InputError, match="Regression is not: use 'etkf'"):
-        assimilate("sda", Emulator(Regression(), Affine()), obs, obs.conditions(), **settings)
-    with pytest.raises(InputError, match="no mode 'filter'"):
-        assimilate("sda", emulator(5), obs, obs.conditions(), mode="filter", **settings)
-    with pytest.raises(InputError, match="use mode online"):
-        assimilate("sda", emulator(5), obs, obs.conditions(), background=torch.zeros(2, 2, 1, 1, POINTS), **settings)
-    with pytest.raises(InputError, match="gamma must not be negative"):
-        SDAOptions(gamma=-1.0)
-    assert get_method("mmps").needs == "denoiser"
+        assimilate("sda", Emulator(Regression(), Affine()), obs, obs.conditions(), members=2, seed=0)

@@ -13,7 +13,8 @@ import eddycast
 from eddycast.cli.app import run
 
 COMMANDS = {
-    "simulate": "SYSTEM --out --trajectories --steps --param --grid --dt --spin-up --seed --device",
+    "simulate": "SYSTEM --out --trajectories --steps --evaluation-steps --split --param --initial --grid --solver-grid --dt "
+    "--spin-up --seed --device",
     "inspect": "DATA",
     "train": "RECIPE|config.yaml --data --out --init --stage --minutes --set --resume --device --slurm",
     "encode": "RUN DATA --out",

@@ -37,7 +37,7 @@ def test_preconditioning_gives_the_network_unit_variance(sigma_data):
     assert torch.allclose(c.c_in**2 * (alpha**2 * sigma_data**2 + sigma**2), torch.ones_like(TIMES))
     of_data, of_noise = (1 - c.c_skip * alpha) / c.c_out, -c.c_skip * sigma / c.c_out
     assert torch.allclose(of_data**2 * sigma_data**2 + of_noise**2, torch.ones_like(TIMES))
-    assert torch.allclose(c.c_noise, torch.log(sigma / alpha) / 4)
+    assert torch.allclose(c.told, torch.log(sigma / alpha) / 4)
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.3])
@@ -97,7 +97,7 @@ def test_edm_coefficients_are_the_published_ones(sigma_data):
     assert torch.allclose(c.c_skip, d**2 / (sigma**2 + d**2))
     assert torch.allclose(c.c_out, sigma * d / torch.sqrt(sigma**2 + d**2))
     assert torch.allclose(c.c_in, 1 / torch.sqrt(sigma**2 + d**2))
-    assert torch.allclose(c.c_noise, torch.log(sigma) / 4)
+    assert torch.allclose(c.told, torch.log(sigma) / 4)
     x, noise = d * normal(101, 2, 1, 64), normal(101, 2, 1, 64, seed=1)
     x_t = x + sigma[:, None, None, None] * noise
     mean = PreconditionedDenoiser(zero_network, schedule, d)(x_t, TIMES)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.emulators import UniversalDiffusion
+from eddycast.emulators import WindowDiffusion
 from eddycast.emulators.increments import scale_at
 from eddycast.grid import Axis, Grid, periodic_axis
 from eddycast.noise import MemberNoise
@@ -46,7 +46,7 @@ class StraightLine:
         self.context, self.overlap, self.window, self.continuous = context, overlap, window, continuous
         self.calls: list[tuple[int, Tensor, Tensor]] = []
 
-    def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0, guide=None):
+    def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0):
         size = int(known_mask.sum())
         assert known_mask[:size].all() and size == (self.context if not self.calls else self.overlap)
         assert size < len(known_mask) <= self.window or self.continuous
@@ -67,7 +67,7 @@ class RandomWalk:
     def __init__(self, amplitude: float = 1.0, growth: float = 1.0) -> None:
         self.amplitude, self.growth = amplitude, growth
 
-    def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0, guide=None):
+    def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0):
         states = [known[:, 0]]
         for frame in range(1, known.shape[1]):
             kick = noise.draw(known.shape[2:], key=(window, frame, "walk"), dtype=known.dtype)
@@ -133,7 +133,7 @@ def gaussian_conditioning(phi: float, known: Tensor) -> tuple[Tensor, Tensor]:
 class GaussianNetwork(nn.Module):
     """Exact network of a universal diffusion model for that process: F of E[w | w_t, known], rectified schedule."""
 
-    def __init__(self, model: UniversalDiffusion, phi: float) -> None:
+    def __init__(self, model: WindowDiffusion, phi: float) -> None:
         super().__init__()
         self.model, self.phi, self.factor = [model], phi, 1.0
         self.times: list[Tensor] = []

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
-from exact_models import addresses, channel_grid, conditions, normal, ring
+from exact_models import channel_grid, conditions, normal, ring
 
 from eddycast.conditions import Conditions
 from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence
@@ -92,13 +91,6 @@ def test_order_of_the_archive_and_its_phase_go_together():
     )
     months = forecast[:, 0, :, 0, 0].remainder(12)
     assert torch.equal(months, torch.arange(1, 13).remainder(12).expand_as(months).to(months))
-
-
-@pytest.mark.parametrize("model", [Persistence(), Climatology(*archive())], ids=["persistence", "climatology"])
-def test_baselines_refuse_a_guide(model):
-    x, mask = torch.zeros(1, 2, 1, 4), torch.tensor([True, False])
-    with pytest.raises(ValueError, match="cannot be guided by observations"):
-        model.advance(x, mask, conditions(1), torch.arange(2.0), noise=addresses(1), guide=lambda *a: a[0])
 
 
 def test_identity_space_keeps_the_ocean_and_fills_the_land():

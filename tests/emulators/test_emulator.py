@@ -138,21 +138,6 @@ def test_guard_can_be_taken_off():
     assert held[..., 1:].max() < 0.1 * (1 + 1e-4) < torch.fft.rfft(bare, norm="forward").abs()[..., 1:].max()
 
 
-def test_physical_guides_are_told_which_entries_they_see():
-    """Flat batch of 6 in chunks of 4: each window of each chunk asks once, with its slice."""
-    asked: list[tuple[int, list[float], slice]] = []
-
-    def guides(window, leads, part):
-        asked.append((window, leads.tolist(), part))
-
-    emulator = Emulator(StraightLine(window=3), IdentitySpace(), chunk=4)
-    here, noise = conditions(6, parameters=1), MemberNoise.grid(0, 6, 1).flatten()
-    emulator.advance(normal(6, 1, 1, 8), here, torch.arange(1.0, 5.0), noise=noise, guides=guides)
-    exact = [(number, [2.0 * number + step for step in range(3)]) for number in range(2)]
-    assert [(window, leads) for window, leads, _ in asked] == exact * 2
-    assert [part for _, _, part in asked] == [slice(0, 4)] * 2 + [slice(4, 6)] * 2
-
-
 def test_context_and_device_are_those_of_the_model():
     assert Emulator(StraightLine(context=3, overlap=3), IdentitySpace()).context == 3
     assert Emulator(StraightLine(), IdentitySpace()).device == torch.device("cpu")

@@ -29,17 +29,20 @@ from eddycast.conditions import Conditions
 from eddycast.diffusion import make_sampler, starting_noise
 from eddycast.emulators import (
     FAMILIES,
+    AmortisedConfig,
     Diffusing,
     Emulator,
     IdentitySpace,
+    JointConfig,
     ModelShape,
+    RefinerConfig,
     Regression,
     RegressionConfig,
     ScoringConfig,
     ScoringRule,
     TrainingBatch,
     UniversalConfig,
-    UniversalDiffusion,
+    WindowDiffusion,
     build_model,
 )
 from eddycast.emulators.increments import increment_scale, scale_at
@@ -53,6 +56,9 @@ POINTWISE = UNetConfig(channels=(16,), blocks=1, kernel=1, embedding=8)
 CONFIGS = {
     "regression": RegressionConfig(network=TINY),
     "scoring": ScoringConfig(network=TINY),
+    "refiner": RefinerConfig(network=TINY),
+    "joint": JointConfig(network=TINY, num_steps=6),
+    "amortised": AmortisedConfig(network=TINY),
     "universal": UniversalConfig(network=TINY),
 }
 
@@ -140,12 +146,17 @@ def test_prepared_scale_is_that_of_the_data(family):
     config = {
         "regression": RegressionConfig(horizon=4, network=TINY),
         "scoring": ScoringConfig(horizon=4, network=TINY),
+        "refiner": RefinerConfig(network=TINY),
+        "joint": JointConfig(frames=5, network=TINY),
+        "amortised": AmortisedConfig(frames=5, network=TINY),
         "universal": UniversalConfig(frames=5, network=TINY),
     }[family]
     model = build_model(config, ModelShape(1, (True,)))
     model.prepare((0.3 * normal(400, 9, 1, 10)).cumsum(dim=1))
-    exact = 0.3 * torch.arange(1.0, 5.0).sqrt()[:, None]
-    assert isinstance(model.scales, torch.Tensor) and torch.allclose(model.scales, exact, rtol=0.04)
+    lags = 1 if family == "refiner" else 4
+    exact = 0.3 * torch.arange(1.0, lags + 1).sqrt()[:, None]
+    assert isinstance(model.scales, torch.Tensor) and model.scales.shape == exact.shape
+    assert torch.allclose(model.scales, exact, rtol=0.04)
     assert "scales" in model.state_dict(), "the scale travels with the weights"
 
 
@@ -251,14 +262,6 @@ def test_exact_network_forecasts_exactly_over_many_windows(family, settings):
     assert torch.allclose(forecast, exact.expand_as(forecast), atol=1e-9)
 
 
-@pytest.mark.parametrize("family", ["regression", "scoring"])
-def test_families_without_a_denoiser_refuse_a_guide(family):
-    model, x, here = seasonal_model(family, {})
-    with pytest.raises(ValueError, match="etkf"):
-        mask, leads = torch.tensor([True, False]), torch.tensor([0.0, 1.0])
-        model.advance(x[:, :2], mask, here, leads, noise=addresses(6), guide=lambda *a: a[0])
-
-
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="at least 2 members"):
         ScoringConfig(members=1)
@@ -317,10 +320,10 @@ def test_scoring_rule_learns_the_law_of_an_autoregressive_process():
 # Universal diffusion
 
 
-def universal(frames: int = 5, phi: float = 0.8, **changes) -> UniversalDiffusion:
+def universal(frames: int = 5, phi: float = 0.8, **changes) -> WindowDiffusion:
     """In float64, with the exact network and the exact scales of the autoregressive process."""
     config = UniversalConfig(frames=frames, network=TINY, **{"sampler": "heun", "num_steps": 24, **changes})
-    model = UniversalDiffusion(config, ModelShape(1, (True,))).double()
+    model = WindowDiffusion(config, ModelShape(1, (True,))).double()
     lags = torch.arange(1, frames, dtype=torch.float64)
     assert isinstance(model.scales, torch.Tensor)
     model.scales.copy_(torch.sqrt(2 * (1 - phi**lags))[:, None])
@@ -364,21 +367,13 @@ def test_frames_that_are_not_known_do_not_matter():
     assert not torch.allclose(first, third), "another window, another draw"
 
 
-def test_guide_that_does_nothing_changes_nothing_and_its_map_gives_states():
+def test_what_is_diffused_are_departures_from_the_nearest_known_state():
     model, mask = universal(num_steps=4), torch.tensor([True, False, False, False, False])
     x, here, leads = normal(3, 5, 1, 8), conditions(3), torch.arange(5, dtype=torch.float64)
-    maps = []
-
-    def guide(denoiser, schedule, to_state):
-        maps.append(to_state)
-        return denoiser
-
-    free = model.advance(x, mask, here, leads, noise=addresses(3))
-    guided = model.advance(x, mask, here, leads, noise=addresses(3), guide=guide)
-    assert torch.equal(free, guided)
-    zero = maps[0](torch.zeros_like(x))
+    to_x = model.open(x, mask, here, leads).to_x
+    zero = to_x(torch.zeros_like(x))
     assert torch.equal(zero, x[:, :1].expand_as(x)), "no departure means: as the nearest known state"
-    unit = maps[0](torch.ones_like(x)) - zero
+    unit = to_x(torch.ones_like(x)) - zero
     scale = torch.sqrt(2 * (1 - 0.8 ** torch.arange(1, 5, dtype=torch.float64)))
     assert torch.allclose(unit[:, 1:], scale[:, None, None].expand_as(unit[:, 1:]), atol=1e-12)
     assert (unit[:, 0] == 0).all(), "no departure moves a known state"
@@ -403,7 +398,7 @@ def test_open_window_is_the_problem_that_advance_samples():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_denoisers_can_be_opened(family):
     model = build_model(CONFIGS[family], ModelShape(1, (True,)))
-    assert isinstance(model, Diffusing) == (family == "universal")
+    assert isinstance(model, Diffusing) == (family in ("joint", "amortised", "universal"))
 
 
 def test_rollout_of_the_exact_denoiser_is_the_process():
@@ -460,7 +455,7 @@ def test_network_learns_towards_the_exact_loss():
             return model.stages()[0].objective(batch).item()
 
     config = UniversalConfig(frames=3, network=replace(POINTWISE, channels=(32,)))
-    model = initialised(UniversalDiffusion(config, ModelShape(1, (True,)))).double()
+    model = initialised(WindowDiffusion(config, ModelShape(1, (True,)))).double()
     model.prepare(x)
     untrained, exact = loss(model, x), loss(universal(frames=3, phi=phi), x)
     assert untrained == pytest.approx(1, abs=0.05)
@@ -478,7 +473,7 @@ def test_network_learns_towards_the_exact_loss():
 def test_departures_start_from_the_nearest_known_state(bits, channels, space):
     """Nearest in time, either of two equally near; scale of that lag; 0 and 1 when nothing is known."""
     frames, known = len(bits), torch.tensor(bits)
-    model = UniversalDiffusion(UniversalConfig(frames=frames, network=TINY), ModelShape(channels, (True,) * len(space)))
+    model = WindowDiffusion(UniversalConfig(frames=frames, network=TINY), ModelShape(channels, (True,) * len(space)))
     assert isinstance(model.scales, torch.Tensor)
     model.scales.copy_(1 + torch.arange(1.0, frames)[:, None] + 0.1 * torch.arange(channels))
     x = normal(2, frames, channels, *space).float()
@@ -501,9 +496,9 @@ def test_departures_start_from_the_nearest_known_state(bits, channels, space):
 def test_training_masks_follow_their_law(settings):
     """The frequency of each pattern within 5 standard errors of its probability, worked out from the docstring."""
     config = UniversalConfig(network=TINY, **settings)
-    model, count = UniversalDiffusion(config, ModelShape(1, (True,))), 20_000
+    count = 20_000
     size = config.frames
-    masks = model.masks(count, torch.Generator().manual_seed(0))
+    masks = config.masks(count, torch.Generator().manual_seed(0))
     assert masks.shape == (count, size) and masks.dtype == torch.bool
     assert not masks.all(dim=1).any(), "never all are known"
     rest = 1 - config.unconditional - config.forecast - config.scattered
@@ -525,7 +520,7 @@ def test_training_masks_follow_their_law(settings):
 def test_land_does_not_enter_the_loss():
     valid = torch.tensor([True] * 5 + [False] * 3)
     shape = ModelShape(1, (True,), static=1)
-    model = perturbed(UniversalDiffusion(UniversalConfig(network=POINTWISE), shape)).double()
+    model = perturbed(WindowDiffusion(UniversalConfig(network=POINTWISE), shape)).double()
     x = normal(8, 5, 1, 8)
     other = x + 100 * (~valid).double()
     here = conditions(8, valid=valid)

@@ -12,22 +12,26 @@ from eddycast.emulators import (
     Emulator,
     IdentitySpace,
     ModelShape,
+    RefinerConfig,
     RegressionConfig,
     ScoringConfig,
     TrainingBatch,
     UniversalConfig,
     build_model,
 )
-from eddycast.networks import FNOConfig, TransformerConfig, UNetConfig
+from eddycast.networks import FNOConfig, ModernUNetConfig, SDAUNetConfig, TransformerConfig, UNetConfig
 
 NETWORKS = {
     "unet": UNetConfig(channels=(4, 6), blocks=1, kernel=3, embedding=8),
     "transformer": TransformerConfig(patch=(2, 3), width=16, heads=2, blocks=1, embedding=8),
     "fno": FNOConfig(modes=2, width=6, blocks=1, embedding=8),
+    "unet-sda": SDAUNetConfig(channels=(4, 6), blocks=1, embedding=8),
+    "unet-modern": ModernUNetConfig(hidden=4, multipliers=(1, 2), blocks=1),
 }
 FAMILIES = {
     "regression": RegressionConfig(context=2),
     "scoring": ScoringConfig(context=2),
+    "refiner": RefinerConfig(context=2, refinements=2, min_noise_std=0.1),
     "universal": UniversalConfig(frames=3, num_steps=2),
 }
 SHAPE = ModelShape(2, (True, False), parameter_mean=(0.0,), parameter_std=(1.0,), cyclic=True, static=2)

@@ -1,4 +1,4 @@
-"""Windows: which state comes from where, exact answers at any lead, hooks, guards, guides, addresses of the noise."""
+"""Windows: which state comes from where, exact answers at any lead, hooks, guards, addresses of the noise."""
 
 from __future__ import annotations
 
@@ -162,30 +162,6 @@ def test_rollout_goes_on_with_the_same_addresses():
     again, _ = gather(RandomWalk(), first[:, -1:], here.shifted(2), range(1, 3))
     assert torch.equal(torch.cat([first, second], dim=1), whole)
     assert not torch.equal(second, again), "without the number of the window the noise would repeat"
-
-
-def test_guides_are_asked_per_window_and_see_physical_states():
-    """They are asked with the window's number in this rollout and times from its start, and handed a map to states."""
-    asked, space = [], AffineSpace()
-
-    class Denoising(StraightLine):
-        def advance(self, known, known_mask, conditions, lead_times, *, noise, window=0, guide=None):
-            assert guide is not None
-            guide("denoiser", "schedule", lambda w: 5 * w)
-            return super().advance(known, known_mask, conditions, lead_times, noise=noise, window=window)
-
-    def guides(number, leads):
-        def guide(denoiser, schedule, to_state):
-            asked.append((number, leads.tolist(), denoiser, schedule, to_state(torch.tensor(2.0)).item()))
-
-        return guide
-
-    here = conditions(2, parameters=1)
-    gather(Denoising(window=3), normal(2, 1, 1, 8), here, [1, 2, 3, 4], space=space, guides=guides, first_window=7)
-    assert asked == [
-        (0, [0, 1, 2], "denoiser", "schedule", 23.0),
-        (1, [2, 3, 4], "denoiser", "schedule", 23.0),
-    ]
 
 
 def test_parameters_of_each_entry_stay_its_own():

@@ -79,11 +79,3 @@ def test_result_has_the_precision_of_the_context_and_is_computed_in_double():
     single = emulator.forecast(state.float()[:, None], here, leads, members=1, seed=0)
     double = emulator.forecast(state.float().double()[:, None], here, leads, members=1, seed=0)
     assert single.dtype == torch.float32 and torch.equal(single, double.float())
-
-
-def test_solver_refuses_a_guide():
-    state, here = problem()
-    known = state[:, None].expand(-1, 2, -1, -1)
-    mask, leads = torch.tensor([True, False]), torch.arange(2.0)
-    with pytest.raises(ValueError, match="etkf"):
-        SolverModel(SYSTEM).advance(known, mask, here, leads, noise=addresses(2), guide=lambda *a: a[0])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
+from exact_gaussian import GaussianProblem, GeometricSchedule, eight_dimensions, identity, normal, periodic_field
 
 from eddycast.diffusion import (
     AdamsBashforthSampler,
@@ -17,76 +17,16 @@ from eddycast.diffusion import (
     RectifiedSchedule,
     starting_noise,
 )
-from eddycast.diffusion.schedules import scales
-from eddycast.guidance import GaussianLikelihood, MMPSGuidance, SDAGuidance, StationaryGamma
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def identity(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-@dataclass(frozen=True)
-class GeometricSchedule:
-    """alpha = 1, sigma from 1e-3 to 80 in equal ratios: the schedule of the reference figures."""
-
-    def __call__(self, time):
-        return torch.ones_like(time), 1e-3 * 8e4**time
-
-
-class GaussianProblem:
-    """x ~ N(0, C) of shape (1, 1, size), y = H x + N(0, std^2): everything is known."""
-
-    def __init__(self, schedule, covariance, matrix, std, seed=3):
-        size = covariance.shape[0]
-        self.schedule, self.covariance, self.matrix, self.std = schedule, covariance, matrix, std
-        self.eigenvalues, self.basis = torch.linalg.eigh(covariance)
-        self.eigenvalues = self.eigenvalues.clamp(min=0)
-        truth = self.basis @ (self.eigenvalues.sqrt() * normal(size, seed=seed))
-        self.value = matrix @ truth + std * normal(matrix.shape[0], seed=seed + 1)
-        self.likelihood = GaussianLikelihood(self.operator, self.value, std)
-        innovation = matrix @ covariance @ matrix.T + std**2 * torch.eye(matrix.shape[0])
-        gain = covariance @ matrix.T @ torch.linalg.inv(innovation)
-        self.mean, self.posterior = gain @ self.value, covariance - gain @ matrix @ covariance
-
-    def operator(self, state):
-        return state.flatten(1) @ self.matrix.T.to(state.dtype)
-
-    def denoiser(self, x_t, time):
-        alpha, sigma = scales(self.schedule, time, x_t.flatten(1))
-        gain = (alpha * self.eigenvalues / (alpha**2 * self.eigenvalues + sigma**2)).to(x_t.dtype)
-        basis = self.basis.to(x_t.dtype)
-        return (((x_t.flatten(1) @ basis) * gain) @ basis.T).reshape(x_t.shape)
-
-    def guided_mean(self, x_t, time):
-        """E[x | x_t, y], by conditioning on both at once."""
-        alpha, sigma = (value.item() for value in self.schedule(time))
-        size = len(self.eigenvalues)
-        joint = torch.cat([alpha * torch.eye(size, dtype=torch.float64), self.matrix])
-        noise = torch.tensor([sigma**2] * size + [self.std**2] * len(self.matrix), dtype=torch.float64)
-        gain = self.covariance @ joint.T @ torch.linalg.inv(joint @ self.covariance @ joint.T + torch.diag(noise))
-        data = torch.cat([x_t.flatten(1), self.value.expand(len(x_t), -1)], dim=1)
-        return (data @ gain.T).reshape(x_t.shape)
-
-
-def eight_dimensions(schedule, observations=3, std=0.1):
-    basis = torch.linalg.qr(normal(8, 8, seed=8)).Q
-    covariance = basis @ torch.diag(torch.linspace(0.1, 2, 8).double()) @ basis.T
-    return GaussianProblem(schedule, covariance, normal(observations, 8, seed=9) / 8**0.5, std)
-
-
-def periodic_field(std, sensors=10):
-    """128 points, stationary with unit variance, every tenth point observed: the problem of the reference figures."""
-    k = torch.minimum(torch.arange(128), 128 - torch.arange(128)).double()
-    spectrum = torch.exp(-(((k - 9) / 4) ** 2) / 2) + 1e-3 * torch.exp(-k / 12)
-    spectrum = spectrum / spectrum.mean()
-    row = torch.fft.ifft(spectrum).real
-    covariance = torch.stack([torch.roll(row, shift) for shift in range(128)])
-    matrix = torch.eye(128, dtype=torch.float64)[::sensors]
-    return GaussianProblem(GeometricSchedule(), covariance, matrix, std), spectrum
+from eddycast.guidance import (
+    DPSGuidance,
+    GaussianLikelihood,
+    MMPSGuidance,
+    PiGDMGuidance,
+    SDAGuidance,
+    StationaryCovariance,
+    StationaryGamma,
+    VideoDiffusionGuidance,
+)
 
 
 @pytest.mark.parametrize("solver", ["gmres", "cg"])
@@ -214,8 +154,16 @@ def test_sda_limits_in_gamma():
 GUIDES = [
     partial(SDAGuidance, gamma=0.3),
     partial(SDAGuidance, gamma=0.3, jacobian=False),
+    partial(PiGDMGuidance),
+    partial(PiGDMGuidance, jacobian=False),
+    partial(VideoDiffusionGuidance),
+    partial(VideoDiffusionGuidance, jacobian=False),
+    partial(DPSGuidance),
+    partial(DPSGuidance, jacobian=False),
     partial(MMPSGuidance, iterations=3),
     partial(MMPSGuidance, iterations=3, solver="cg"),
+    partial(MMPSGuidance, iterations=3, jacobian=False),
+    partial(MMPSGuidance, jacobian=False, covariance=StationaryCovariance(torch.ones(16, dtype=torch.float64), (-1,))),
 ]
 
 
@@ -320,8 +268,11 @@ def test_independent_likelihoods_act_as_one(make):
 
 @pytest.mark.parametrize("make", GUIDES)
 def test_guided_samplers_leave_no_graph_and_fit_a_nonlinear_observation(make):
-    """arctan of two channels at a few points, known first frame; under no_grad, with parameters that want gradients."""
-    schedule = RectifiedSchedule()
+    """arctan of two channels at a few points, known first frame; under no_grad, with parameters that want gradients.
+
+    rho ends at 10: see `test_a_jacobian_of_no_posterior_breaks_bounded_variances`.
+    """
+    schedule = CosineSchedule(alpha_min=0.1)
     inner, _, x_1 = window_problem(schedule, batch=6)
     weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
     known = normal(6, 3, 2, 16, seed=41)
@@ -344,6 +295,23 @@ def test_guided_samplers_leave_no_graph_and_fit_a_nonlinear_observation(make):
     misfit, before = ((operator(s) - value).square().mean().sqrt().item() for s in (x, free))
     # Conjugate gradients stop early here: the Jacobian of this network is far from symmetric.
     assert misfit < (0.9 if make.keywords.get("solver") == "cg" else 0.5) * before
+
+
+@pytest.mark.parametrize(
+    "make, breaks", [(PiGDMGuidance, True), (DPSGuidance, True), (SDAGuidance, False), (VideoDiffusionGuidance, False)]
+)
+def test_a_jacobian_of_no_posterior_breaks_bounded_variances(make, breaks):
+    """J of a posterior mean falls like alpha / sigma^2; that of a network errs by more, and (sigma^2 / alpha) J is huge at rho = 1000.
+
+    A variance that grows with rho^2 (SDA, video diffusion) takes that back; the others throw x to 30 deviations and more.
+    """
+    schedule = RectifiedSchedule()
+    denoiser, _, x_1 = window_problem(schedule, batch=6)
+    value = normal(6, 3, 2, 4, seed=42)
+    for jacobian in (True, False):
+        guide = make(GaussianLikelihood(lambda state: state[..., ::4], value, 0.1), jacobian=jacobian)
+        x = AdamsBashforthSampler(schedule, 24)(guide(denoiser, schedule, identity), x_1)
+        assert (x.abs().max().item() > 30) == (breaks and jacobian)
 
 
 def test_log_density_is_that_of_the_normal_law():

@@ -96,7 +96,8 @@ def test_any_grid_gives_frames_of_its_shape_and_gradients_to_every_weight(name):
         y = perturbed(net)(x.requires_grad_(), scalars.requires_grad_())
         assert y.shape == (2, frames[1], 3, *space) and y.dtype == torch.float64 and y.isfinite().all()
         y.square().sum().backward()
-        single = name in ("unet", "unet-sda") or math.prod(space) > 1  # one token needs no queries, and norms over one point and one channel leave nothing
+        # One token needs no queries: attention is then the identity. A norm of one point and two channels leaves signs.
+        single = name in ("unet", "unet-sda") or math.prod(space) > 1
         for label, weight in [*net.named_parameters(), ("x", x), ("scalars", scalars)]:
             place = (label, space, periodic, frames)
             assert weight.grad is not None and weight.grad.isfinite().all(), place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ import xarray as xr
 from torch import Tensor
 
 from eddycast import assimilation, data, simulators
-from eddycast.assimilation import get_method
+from eddycast.api.shares import pass_attributes
+from eddycast.assimilation import OnlineTask, get_method
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Initial, PlainClock
 from eddycast.data.arrays import ArraySource
-from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel
+from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel, count_passes
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.labelled import values_of
@@ -36,6 +38,7 @@ def analyse(
     *,
     method: str | None,
     mode: str,
+    task: OnlineTask | None,
     background: xr.Dataset | str | Path | None,
     withhold: float,
     members: int,
@@ -57,34 +60,53 @@ def analyse(
     start = states_of(background, observations)
     if start is None and (chosen.background or name == "interpolation"):
         start = climatological(forecaster, conditions, members if chosen.background else None, seed)
-    states = assimilation.assimilate(
-        name,
-        emulator,
-        used,
-        conditions,
-        members=members,
-        seed=seed,
-        mode=mode,  # type: ignore[arg-type]
-        background=start,
-        options=options,
-        progress=progress,
-    )
+    shared: dict[str, Any] = {"members": members, "seed": seed, "background": start, "options": options}
+    with count_passes() as passes:
+        if task is not None:
+            blocks = assimilation.assimilate_online(
+                name, emulator, used, conditions, task=task, progress=progress, **shared
+            )
+            states = blocks.flatten(1, 2)  # cases with their blocks one after the other
+        else:
+            states = blocks = assimilation.assimilate(
+                name, emulator, used, conditions, mode=mode, progress=progress, **shared
+            )  # type: ignore[arg-type]
     attributes: dict[str, Any] = forecaster.attributes(None, seed) | {
         "eddycast_method": name,
         "eddycast_mode": mode,
         "eddycast_system": observations.attributes.get("system", ""),
+        **pass_attributes(passes, members * observations.num_cases),
     }
     if "lyapunov_time" in observations.attributes:
         attributes["lyapunov_time"] = float(observations.attributes["lyapunov_time"])
+    initial = first_frames(forecaster, observations)
+    if task is not None:
+        attributes |= {"eddycast_block": task.block, "eddycast_horizon": task.forecast}
+        initial = later_frames(initial, task.starts(observations.num_times))
+        blocks = blocks[:, :, :, : task.block].flatten(2, 3)
     if held is not None:
-        attributes |= withheld_scores(states, held)
+        attributes |= withheld_scores(blocks, held.window(0, blocks.shape[2]))
     return data.to_xarray(
         states,
-        initial=first_frames(forecaster, observations),
-        lead_times=range(observations.num_times),
+        initial=initial,
+        lead_times=range(states.shape[2]),
         kind="analysis",
         attributes=attributes,
     )
+
+
+def online_task(mode: str, block: int | None, forecast: int | None, blocks: int | None) -> OnlineTask | None:
+    """The task of mode `online`, None for other modes. Raises: InputError when its settings are missing, or given for another mode."""
+    if mode != "online":
+        if (block, forecast, blocks) != (None, None, None):
+            raise InputError(f"--block, --forecast and --blocks belong to --mode online, not to {mode}.")
+        return None
+    if block is None or forecast is None:
+        raise InputError(
+            "Mode online needs --block and --forecast, such as --block 20 --forecast 400: frames of a block, and frames from its first "
+            "one on."
+        )
+    return OnlineTask(block, forecast, blocks)
 
 
 def default_method(emulator: Emulator) -> str:
@@ -201,6 +223,13 @@ def climatological(forecaster: Forecaster, conditions: Conditions, members: int 
         )
     picks = torch.stack([torch.randperm(len(states), generator=generator)[:members] for _ in range(cases)], dim=1)
     return states[picks][:, :, None]
+
+
+def later_frames(initial: Initial, starts: Sequence[int]) -> Initial:
+    """Each case at several later frames, one after the other."""
+    assert initial.frames is not None, "observed cases have frames"
+    frames = (initial.frames[:, None] + torch.tensor(starts)).flatten()
+    return replace(initial, trajectories=initial.trajectories.repeat_interleave(len(starts)), frames=frames)
 
 
 def first_frames(forecaster: Forecaster, observations: Observations) -> Initial:

@@ -81,6 +81,8 @@ def observe(
     sensors: int | None = None,
     coarsen: int | None = None,
     noise: float | str = 0.1,
+    stated_noise: float | str | None = None,
+    complete: int = 0,
     steps: int | None = None,
     start: int = 0,
     trajectories: int | None = None,
@@ -95,6 +97,8 @@ def observe(
         fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean; one of
             them, 0.1 of the points if none.
         noise: Standard deviation of the error, in standard deviations of each field in training, or with a unit ("0.5 K").
+        stated_noise: What the observations say it is, where that differs: methods need an error to assume where there is none.
+        complete: First frames at which every point is observed.
         steps: Frames observed from `start` of each segment on; None for 16, or as many as there are.
         trajectories: Number of cases; None for all.
         seed: Of positions and errors.
@@ -111,6 +115,12 @@ def observe(
             f"The segments of split {split!r} have {longest} frames from frame {start} on, {steps} were asked for: "
             "lower --steps or --start."
         )
+    stated = noise if stated_noise is None else stated_noise
+    std, added = noise_levels(dataset, stated), None if stated_noise is None else noise_levels(dataset, noise)
+    if float(str(stated).split()[0]) == 0:
+        raise InputError(
+            "Observations without error leave open how far to trust them: say it, such as --noise 0 --stated-noise 0.01."
+        )
     first = [(segment.trajectory, segment.start + start) for segment in segments]
     states = torch.stack([dataset.read(one, at, at + steps) for one, at in first])
     numbers, frames = (torch.tensor(column) for column in zip(*first, strict=True))
@@ -120,11 +130,13 @@ def observe(
         grid=dataset.grid,
         fields=[(field.name, field.units) for field in dataset.fields],
         dt=dataset.dt,
-        noise_std=noise_levels(dataset, noise),
+        noise_std=std,
+        added_std=added,
         seed=seed,
         fraction=fraction,
         sensors=sensors,
         coarsen=coarsen,
+        complete=complete,
         trajectories=numbers,
         frames=frames,
         valid=dataset.valid,

@@ -14,10 +14,12 @@ import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
 from eddycast import __version__
-from eddycast.api.shares import shared_advance
+from eddycast.api.shares import pass_attributes, shared_advance
+from eddycast.api.solvers import refuse, solver, solver_attributes
+from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Initial, read, statistics
 from eddycast.data import to_xarray as label
-from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, SolverModel
+from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, count_passes
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
@@ -28,9 +30,12 @@ BASELINES = {
     "persistence": "the last state, for ever",
     "climatology": "states of the training data, from the same time of the year where there is one",
 }
+_STEPS = ("sampler", "num_steps", "grid", "sampler_options")
 SAMPLING = {
     "scoring": ("noise_scale",),
-    "universal": ("context", "overlap", "sampler", "num_steps", "grid", "sampler_options"),
+    "joint": ("context", "overlap", *_STEPS, "conditioning", "gamma", "std", "rollout", "stride"),
+    "amortised": _STEPS,
+    "universal": ("context", "overlap", *_STEPS),
 }
 """Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
@@ -82,7 +87,7 @@ class Forecaster:
         kind, _, name = self.name.partition(":")
         if kind == "system":
             return replace(solver(name, dataset, given), place=self.device)
-        _refuse(given, ())
+        refuse(given, ())
         if name == "persistence":
             return Emulator(Persistence(), IdentitySpace())
         space = statistics(dataset, "train")
@@ -133,17 +138,9 @@ class Forecaster:
             conditions = replace(conditions, parameters=changed)
         lead_steps = self._lead_steps(dataset, steps, leads)
         context = start.context(emulator.context)
-        states = shared_advance(
-            emulator,
-            context.expand(members, *context.shape),
-            conditions.expand(members),
-            lead_steps,
-            noise=MemberNoise.grid(seed, len(context), members),
-            progress=progress,
+        return self._labelled(
+            emulator, context.expand(members, *context.shape), start, conditions, lead_steps, seed, progress
         )
-        if states is None:
-            return xr.Dataset()
-        return label(states, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
 
     def forecast_from(
         self,
@@ -188,18 +185,34 @@ class Forecaster:
         numbers = torch.as_tensor(opened_analysis["trajectory"].values).long()
         start = Initial(dataset, numbers, last, ())
         lead_steps = self._lead_steps(dataset, steps, leads)
-        noise = MemberNoise.grid(seed, len(numbers), members)
-        forecast = shared_advance(
-            emulator,
-            states[:members],
-            start.conditions().expand(members),
-            lead_steps,
-            noise=noise,
-            progress=progress,
-        )
-        if forecast is None:
+        return self._labelled(emulator, states[:members], start, start.conditions(), lead_steps, seed, progress)
+
+    def _labelled(
+        self,
+        emulator: Emulator,
+        context: torch.Tensor,
+        start: Initial,
+        conditions: Conditions,
+        leads: torch.Tensor,
+        seed: int,
+        progress: Any,
+    ) -> xr.Dataset:
+        """Advance a context (member, case, time, ...), count the passes, and put labels on the result."""
+        members, cases = context.shape[:2]
+        with count_passes() as passes:
+            states = shared_advance(
+                emulator,
+                context,
+                conditions.expand(members),
+                leads,
+                noise=MemberNoise.grid(seed, cases, members),
+                progress=progress,
+            )
+        cost = pass_attributes(passes, members * cases)
+        if states is None:
             return xr.Dataset()
-        return label(forecast, initial=start, lead_times=lead_steps, attributes=self.attributes(dataset, seed))
+        attributes = self.attributes(start.data, seed) | solver_attributes(emulator, start.data) | cost
+        return label(states, initial=start, lead_times=leads, attributes=attributes)
 
     def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:
         if leads is not None:
@@ -212,6 +225,9 @@ class Forecaster:
         *,
         method: str | None = None,
         mode: str = "smooth",
+        block: int | None = None,
+        forecast: int | None = None,
+        blocks: int | None = None,
         background: xr.Dataset | str | Path | None = None,
         withhold: float = 0.0,
         members: int = 16,
@@ -221,23 +237,27 @@ class Forecaster:
     ) -> xr.Dataset:
         """Posterior ensemble given observations, as a data set (init, member, lead_time, *space) with lead 0 the first observed frame.
 
+        In mode `online` init counts the blocks of each case: lead 0 is the first frame of a block, and the forecast from it follows.
+
         Args:
             observations: From `observe`, or a file of your own.
             method: See `methods()`; None for the best that this forecaster allows.
             mode: `smooth`, `filter` or `online`.
+            block, forecast, blocks: Of mode `online`, see `assimilation.OnlineTask`.
             background: Forecast or analysis to start from; None for climatology.
             withhold: Share of observations kept back; the analysis is scored on them in its attributes.
             members, seed: Of the ensemble.
             overrides: Settings of the method.
             progress: Called with (done, total).
         """
-        from eddycast.api.analysis import analyse
+        from eddycast.api.analysis import analyse, online_task
 
         return analyse(
             self,
             observations,
             method=method,
             mode=mode,
+            task=online_task(mode, block, forecast, blocks),
             background=background,
             withhold=withhold,
             members=members,
@@ -290,7 +310,7 @@ def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
     """A trained emulator with other sampling settings, and perhaps without its guard."""
     config = emulator.model.config  # type: ignore[attr-defined]
     own = SAMPLING.get(config.kind, ())
-    _refuse(given, (*own, "guard", "chunk"))
+    refuse(given, (*own, "guard", "chunk"))
     if given.get("guard") is False:
         emulator = emulator.without_guard()
     if "chunk" in given:
@@ -306,28 +326,9 @@ def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
 def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
     """A frozen dataclass with some fields replaced and checked. Raises: InputError for a name or value that does not fit."""
     assert is_dataclass(settings), "settings are dataclasses"
-    _refuse(changes, tuple(field.name for field in fields(settings)))
+    refuse(changes, tuple(field.name for field in fields(settings)))
     content = {field.name: getattr(settings, field.name) for field in fields(settings)} | dict(changes)
     try:
         return TypeAdapter(type(settings)).validate_python(content)
     except ValidationError as error:
         raise InputError(f"--set {explain(error)}") from error
-
-
-def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
-    """The numerical solver for the grid and parameters of the data."""
-    system = get_system(name)
-    _refuse(given, ("perturbation", "inner_dt", "chunk"))
-    if dataset.parameter_names != system.info.parameter_names:
-        raise InputError(
-            f"system:{name} needs the parameters {', '.join(system.info.parameter_names)}; the data have "
-            f"{', '.join(dataset.parameter_names) or 'none'}."
-        )
-    model = SolverModel(system, perturbation=float(given.get("perturbation", 0.0)), inner_dt=given.get("inner_dt"))
-    return Emulator(model, IdentitySpace(), chunk=int(given.get("chunk", 1024)))
-
-
-def _refuse(given: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InputError(f"--set {unknown[0]}: no such setting here; known are {', '.join(known) or 'none'}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from eddycast import assimilation, distributed
 from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
+from eddycast.api.shares import passes_line
 from eddycast.api.simulation import simulate
 from eddycast.data import Dataset, check_output, write
 from eddycast.errors import InputError
@@ -170,6 +171,9 @@ def assimilate(
     out: str | Path,
     method: str | None = None,
     mode: str = "smooth",
+    block: int | None = None,
+    forecast: int | None = None,
+    blocks: int | None = None,
     background: str | Path | None = None,
     withhold: float = 0.0,
     members: int = 16,
@@ -177,8 +181,9 @@ def assimilate(
     overrides: Mapping[str, Any] | None = None,
     device: str = "cpu",
     progress: Any = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Assimilate observations to a file; see `Forecaster.assimilate`."""
+    """Assimilate observations to a file; see `Forecaster.assimilate`. `say` is told in a line what it cost."""
     check_output(out)
     place = distributed.local_device(device)
     given = observations if isinstance(observations, Observations) else Observations.open(observations)
@@ -186,6 +191,9 @@ def assimilate(
         given,
         method=method,
         mode=mode,
+        block=block,
+        forecast=forecast,
+        blocks=blocks,
         background=background,
         withhold=withhold,
         members=members,
@@ -193,4 +201,7 @@ def assimilate(
         overrides=overrides,
         progress=progress,
     )
-    return write(result, Path(out))
+    path = write(result, Path(out))
+    if say is not None:
+        say(passes_line(result.attrs))
+    return path

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eddycast import distributed
 from eddycast.conditions import Conditions
-from eddycast.emulators import Emulator
+from eddycast.emulators import Emulator, Passes
 from eddycast.emulators.emulator import Progress
 from eddycast.noise import MemberNoise
 
@@ -45,6 +47,22 @@ def shared_advance(
         states = own.new_empty((0, len(lead_times), *own.shape[2:]))
     whole = distributed.collected(states.cpu(), [stop - start for start, stop in pairwise(starts)])
     return None if whole is None else whole.unflatten(0, (members, cases))
+
+
+def pass_attributes(passes: Passes, entries: int) -> dict[str, Any]:
+    """What a result cost: windows that went through networks, forward and back, per entry (member of a case).
+
+    Every process calls it with what it has counted itself.
+    """
+    counted = distributed.total(torch.tensor([passes.forward, passes.backward]))
+    forward, backward = (counted.double() / max(1, entries)).tolist()
+    return {"eddycast_network_passes_forward": forward, "eddycast_network_passes_backward": backward}
+
+
+def passes_line(attributes: Mapping[Hashable, Any]) -> str:
+    """What `pass_attributes` wrote, in a line to be printed."""
+    forward, backward = (attributes[f"eddycast_network_passes_{way}"] for way in ("forward", "backward"))
+    return f"Network passes per member: {forward:g} forward, {backward:g} backward"
 
 
 def chunk_size(entries: int, chunk: int, processes: int) -> int:

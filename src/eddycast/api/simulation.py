@@ -204,7 +204,7 @@ def manifest(dataset: Dataset, system: System, parameters: Mapping[str, float | 
         "parameters": values,
         "initial": initial_values(system),
         "grid": list(dataset.grid.shape),
-        "solver_grid": known.get("solver_grid", _times(dataset.grid.shape)),
+        "solver_grid": [int(points) for points in str(known.get("solver_grid", _times(dataset.grid.shape))).split("x")],
         "dt": dataset.dt,
         "spin_up": known["spin_up"],
         "inner_step": known["inner_step"],

@@ -27,6 +27,9 @@ from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
 
+ADDRESSES = 2**32
+"""Numbers of windows wrap around here: frame -1 of a continued cycle has an address of its own."""
+
 
 @dataclass(frozen=True)
 class ETKFOptions:
@@ -40,19 +43,17 @@ class ETKFOptions:
         passes: Times that a block is gone through, each with the noise variance times `passes`: the nonlinear way from
             a poor start is then taken in small steps. More than one pays for deterministic models only, since the
             noise of a stochastic one is not estimated.
-        block: Frames of a block in mode `online`.
     """
 
     inflation: float = 1.02
     rotate: bool = False
     passes: int = 1
-    block: int = 20
 
     def __post_init__(self) -> None:
         if not 1 <= self.inflation < 3:
             raise InputError(f"inflation must lie in [1, 3), got {self.inflation:g}: 1.02 is usual.")
-        if self.passes < 1 or self.block < 1:
-            raise InputError(f"passes and block must be at least 1, got {self.passes} and {self.block}.")
+        if self.passes < 1:
+            raise InputError(f"passes must be at least 1, got {self.passes}.")
 
 
 def etkf_weights(deviations: Tensor, innovation: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,6 +123,7 @@ def ensemble_kalman(
     *,
     seed: int,
     block: int = 1,
+    continued: bool = False,
     options: ETKFOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -135,6 +137,7 @@ def ensemble_kalman(
             the first observed frame.
         seed: Of the model's noise and of the rotations.
         block: Frames that are smoothed together: 1 filters, all frames smooth.
+        continued: The background is an analysis, whose last state stands one frame earlier.
         options: Settings.
         progress: Called with (frames done, frames in all).
 
@@ -153,12 +156,12 @@ def ensemble_kalman(
         last = min(first + block, num_times)
         states = start
         for sweep in range(options.passes):
-            states = _sweep(model, observations, conditions, start, first, last, sweep, seed, options)
+            states = _sweep(model, observations, conditions, start, first, last, sweep, seed, continued, options)
             start = states[:, :, : past + 1]
             if progress is not None:
                 progress(first * options.passes + (last - first) * (sweep + 1), num_times * options.passes)
         start = states[:, :, states.shape[2] - past - 1 :]
-        finished.append(states[:, :, past + (first > 0) :])
+        finished.append(states[:, :, past + (first > 0 or continued) :])
     return torch.cat(finished, dim=2)
 
 
@@ -171,30 +174,31 @@ def _sweep(
     last: int,
     sweep: int,
     seed: int,
+    continued: bool,
     options: ETKFOptions,
 ) -> Tensor:
     """Go through the frames [first, last) once and smooth all states on the way.
 
-    `start` holds `context` states, the last of them frame 0 in the first block and frame first - 1 later. Returns
-    `start` and the frames that follow it, as they are known at the end of the block.
+    `start` holds `context` states, the last of them frame first - 1, but frame 0 in the first block if that is not
+    `continued`. Returns `start` and the frames that follow it, as they are known at the end of the block.
     """
     members = start.shape[0]
     noise = MemberNoise.grid(seed, observations.trajectories, members)
     rotation_noise = MemberNoise(seed, observations.trajectories, observations.frames)
     seen = observations.mask.flatten(2).any(dim=2).any(dim=0)
     states = start
-    now = max(first - 1, 0)
+    now = first - 1 if continued else max(first - 1, 0)
     for k in range(first, last):
         if not seen[k] and k < last - 1:
             continue
         if k > now:
             context = states[:, :, -model.context :]
             states = torch.cat([states, model.advance(
-                _inflated(context, options.inflation) if seen[now] else context,
+                _inflated(context, options.inflation) if now < 0 or seen[now] else context,
                 conditions.shifted(now).expand(members),
                 torch.arange(1.0, k - now + 1.0, dtype=torch.float64),
                 noise=noise,
-                first_window=sweep * observations.num_times + now,
+                first_window=(sweep * observations.num_times + now) % ADDRESSES,
             )], dim=2)  # fmt: skip
             now = k
         _require_finite(states[:, :, -1], k, observations)
@@ -266,13 +270,15 @@ def etkf(
     seed: int,
     mode: Mode = "smooth",
     background: Tensor | None = None,
+    continued: bool = False,
     options: ETKFOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The method `etkf`: filter, fixed-interval smoother, or smoothing in blocks; see `ensemble_kalman`."""
+    """The method `etkf`: filter or fixed-interval smoother; see `ensemble_kalman`."""
     options = options or ETKFOptions()
     start = fit_background(background, members, observations.num_cases, emulator.context)
-    block = {"filter": 1, "smooth": observations.num_times, "online": options.block}[mode]
+    block = {"filter": 1, "smooth": observations.num_times}[mode]
     return ensemble_kalman(
-        emulator, observations, conditions, start, seed=seed, block=block, options=options, progress=progress
-    )
+        emulator, observations, conditions, start,
+        seed=seed, block=block, continued=continued, options=options, progress=progress,
+    )  # fmt: skip

@@ -1,133 +1,101 @@
-"""Posterior sampling with a diffusion emulator: its denoiser, guided by observations (SDA, MMPS).
+"""Posterior sampling with a diffusion emulator: its denoiser, guided by observations.
 
-Mode `smooth` denoises the whole series at once, nothing known and everything observed in its place. Mode `online`
-slides windows: the last states of one are given to the next, and each window sees its own observations; so an analysis
-never knows observations later than its window. With a background the first window starts from its last states, which
-stay as they are.
-Sources: arXiv:2306.10574 (SDA), 2405.13712 (MMPS), 2410.16415 sections 3 and 4 (universal models, sliding windows).
+How a series longer than the window of the model is covered:
+
+    all-at-once      Every frame is denoised at once, composed of overlapping windows of which nothing is known. Each frame
+                     feels all observations, as far as they are carried: k frames of a window of 2 k + 1 per evaluation.
+    autoregressive   Window after window, each sharing `overlap` states with the one before. A window sees its own observations, so
+                     an analysis never knows later ones; what the overlap learns from them depends on how it enters:
+                       by input      (universal, amortised; with guidance by observations the hybrid) it stays as it is. Observations
+                                     of it say nothing more about the new states, and are left out.
+                       by guidance   (joint) it is a second likelihood and is sampled again; observations of it have been used already
+                                     and are masked out; the new sample replaces the old one.
+
+A series within one window is one window in both. It may begin with nothing known, with a background, or with its first states where
+they are completely observed. In `all-at-once` these enter by a likelihood, in one window as for `autoregressive`.
+Sources: arXiv:2306.10574 (composition, SDA); arXiv:2410.16415, sections 3 and 4 (rollouts, universal models, hybrid), in whose code the
+hybrid's network denoises the overlap as well, so that observations there have an effect on the new states, which exact conditioning
+does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eddycast.assimilation.etkf import fit_background
+from eddycast.assimilation.guided_options import GuidedOptions
 from eddycast.assimilation.protocols import Mode
 from eddycast.conditions import Conditions
-from eddycast.diffusion import SAMPLERS, Denoiser, Schedule, make_sampler, starting_noise
-from eddycast.emulators import Diffusing, Emulator, OpenWindow, WindowModel, compose, window_starts
+from eddycast.diffusion import starting_noise
+from eddycast.emulators import (
+    AmortisedConfig,
+    Diffusing,
+    Emulator,
+    OpenWindow,
+    UniversalConfig,
+    WindowModel,
+    compose,
+    window_starts,
+)
 from eddycast.errors import InputError
-from eddycast.guidance import GaussianLikelihood, MMPSGuidance, SDAGuidance
+from eddycast.guidance import GaussianLikelihood
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
 
-
-@dataclass(frozen=True)
-class SDAOptions:
-    """Settings of SDA guidance.
-
-    Args:
-        gamma: Width of the guess of what is not known yet; smaller follows the observations more closely, too small is
-            unstable.
-        sampler: Of the guided diffusion; fresh noise (`ancestral`) repairs what guidance gets wrong.
-        num_steps: Its steps, many more than a forecast needs.
-        corrections: Langevin steps after each step, instead of `sampler`; for series much longer than the window.
-        stride: Distance of the windows that cover a series longer than one; None is a quarter of the window.
-    """
-
-    gamma: float = 0.03
-    sampler: str = "ancestral"
-    num_steps: int = 64
-    corrections: int = 0
-    stride: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.gamma < 0:
-            raise InputError(f"gamma must not be negative, got {self.gamma:g}: 0.01 to 0.3 are usual.")
-        _check_steps(self)
+PREVIOUS_STD = 0.01
 
 
-@dataclass(frozen=True)
-class MMPSOptions:
-    """Settings of moment-matching guidance.
-
-    Args:
-        iterations: Krylov iterations at most; 1 is published, a few more are worth it where observations are dense.
-        solver: `gmres`, or `cg`, which stops at negative curvature.
-        sampler, num_steps, corrections, stride: As for `SDAOptions`.
-    """
-
-    iterations: int = 3
-    solver: Literal["gmres", "cg"] = "gmres"
-    sampler: str = "ancestral"
-    num_steps: int = 64
-    corrections: int = 0
-    stride: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise InputError(f"iterations must be at least 1, got {self.iterations}.")
-        _check_steps(self)
-
-
-Guide = Callable[[Denoiser, Schedule, Callable[[Tensor], Tensor]], Denoiser]
-"""Denoiser, schedule, to_state -> a denoiser that knows observations."""
-
-GuideFrom = Callable[[tuple[GaussianLikelihood, ...]], Guide]
-
-
-def guided_analysis(
+def guided(
     emulator: Emulator,
     observations: Observations,
     conditions: Conditions,
     *,
-    guide: GuideFrom,
-    options: SDAOptions | MMPSOptions,
     members: int,
     seed: int,
+    options: GuidedOptions,
     mode: Mode = "smooth",
     background: Tensor | None = None,
+    continued: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Members of p(states | observations), (member, case, time, channel, *space), physical, in the dtype of the values.
 
-    Raises: InputError for a model that is no denoiser, a mode that guidance does not know, a background in mode
-        `smooth` for a series longer than the window, or samples that are not finite.
+    Args: as in `protocols.Assimilate`; the options say which rule.
+
+    Raises: InputError for a model that is no denoiser or cannot be sampled in the way that is asked for, and for samples that
+        are not finite.
     """
-    if mode == "filter":
-        raise InputError("Guided diffusion smooths or works online; use method 'etkf' for mode filter.")
-    window = require_denoiser(emulator.model).frames
-    num_times, cases = observations.num_times, observations.num_cases
-    if background is not None:
-        background = fit_background(background, members, cases, emulator.context)
-        if mode == "smooth" and num_times + emulator.context - 1 > window:
-            raise InputError(
-                f"With a background, mode smooth reaches over one window of {window} states; {num_times} are "
-                "observed: use mode online, or no background."
-            )
-        background = background.flatten(0, 1)
+    model = require_denoiser(emulator.model)
+    cases, num_times = observations.num_cases, observations.num_times
+    overlap = checked_overlap(emulator.model, options)
+    begin, first = _begin(emulator, observations, options, members, background, continued)
+    total = num_times - first
+    at_once = options.rollout == "all-at-once" and total > model.frames
+    stride = max(1, model.frames // 4) if options.stride is None else options.stride
+    if stride > model.frames:
+        raise InputError(f"stride {stride} leaves frames out between windows of {model.frames}: lower it.")
+    needed = _needs_known(emulator.model)
+    if needed and (at_once or options.previous == "guidance"):
+        raise InputError(
+            f"{needed}, as all-at-once rollouts and previous states by guidance do: use rollout=autoregressive and "
+            "previous=input."
+        )
     everyone = conditions.expand(members).flatten()
     addresses = MemberNoise.grid(seed, observations.trajectories, members).flatten()
-    stride = options.stride or max(1, window // 4)
-    series = mode == "smooth" and background is None
-    windows = len(window_starts(max(num_times, window), window, stride)) if series else 1
-    chunk = max(1, emulator.chunk // windows)
+    chunk = max(1, emulator.chunk // (len(window_starts(total, model.frames, stride)) if at_once else 1))
     outcome = []
     for start in range(0, members * cases, chunk):
         part = slice(start, min(start + chunk, members * cases))
         case = torch.arange(part.start, part.stop) % cases
         here = everyone.select(part).to(emulator.device)
-        task = _Task(emulator, observations, case, here, addresses.select(part), guide, options)
-        if series:
-            states = task.at_once(max(num_times, window), stride)
-        else:
-            states = task.sliding(num_times, None if background is None else background[part])
-        outcome.append(states[:, :num_times].cpu())
+        task = _Task(emulator, observations, case, here, addresses.select(part), options)
+        known = task.encoded(begin[part].to(emulator.device), first)
+        x = task.at_once(known, first, total, stride) if at_once else task.windows(known, first, total, overlap)
+        outcome.append(task.decoded(x[:, -first if first < 0 else 0 :], max(first, 0)).cpu())
         if progress is not None:
             progress(part.stop, members * cases)
     analysis = torch.cat(outcome).unflatten(0, (members, cases)).to(observations.values.dtype)
@@ -139,6 +107,68 @@ def guided_analysis(
     return analysis
 
 
+def _begin(
+    emulator: Emulator,
+    observations: Observations,
+    options: GuidedOptions,
+    members: int,
+    background: Tensor | None,
+    continued: bool,
+) -> tuple[Tensor, int]:
+    """States known at the start, physical (member * case, time, channel, *space) with time >= 0, and the frame of the first of them.
+
+    Raises: InputError where a model cannot begin like that.
+    """
+    cases, context = observations.num_cases, emulator.context
+    if background is not None:
+        background = fit_background(background, members, cases, context)
+        return background.flatten(0, 1), (0 if continued else 1) - context
+    needed = _needs_known(emulator.model)
+    given = options.given if options.given is not None else (context if needed else 0)
+    if needed and given != context:
+        raise InputError(f"{needed}: it continues {context} states, got given={given}.")
+    if not 0 <= given < require_denoiser(emulator.model).frames:
+        raise InputError(
+            f"given={given} states do not leave a new one in a window of {require_denoiser(emulator.model).frames}."
+        )
+    if not _complete(observations, given):
+        why = f"{needed}: pass a background, or observe" if needed else f"given={given} needs"
+        raise InputError(f"{why} the first {given} frames at every point (eddycast observe --complete {given}).")
+    states = observations.filled[:, :given]
+    return states.expand(members, *states.shape).flatten(0, 1), 0
+
+
+def _complete(observations: Observations, frames: int) -> bool:
+    """Whether the first frames are observed at all valid points of all fields."""
+    if frames == 0:
+        return True
+    if observations.kind == "coarsen" or frames > observations.num_times:
+        return False
+    mask = observations.mask[:, :frames]
+    return bool((mask if observations.valid is None else mask[..., observations.valid]).all())
+
+
+def _needs_known(model: WindowModel) -> str:
+    """Why a model cannot be asked with nothing known; empty for one that can."""
+    config = getattr(model, "config", None)
+    if isinstance(config, AmortisedConfig):
+        return "An amortised model cannot start with nothing known"
+    if isinstance(config, UniversalConfig) and config.unconditional == 0:
+        return "A universal model trained with unconditional = 0 cannot start with nothing known"
+    return ""
+
+
+def checked_overlap(model: WindowModel, options: GuidedOptions) -> int:
+    """States that windows share. Raises: InputError for a number that the model does not take."""
+    size = require_denoiser(model).frames
+    overlap = model.overlap if options.overlap is None else options.overlap
+    if not 1 <= overlap < size:
+        raise InputError(f"overlap must lie in 1 ... {size - 1}, one less than the window of {size}; got {overlap}.")
+    if isinstance(getattr(model, "config", None), AmortisedConfig) and overlap != model.overlap:
+        raise InputError(f"An amortised model shares exactly {model.overlap} states, got overlap={overlap}.")
+    return overlap
+
+
 @dataclass(frozen=True, eq=False)
 class _Task:
     """One chunk of members: `case` tells the case of each."""
@@ -148,80 +178,95 @@ class _Task:
     case: Tensor
     conditions: Conditions
     noise: MemberNoise
-    guide: GuideFrom
-    options: SDAOptions | MMPSOptions
+    options: GuidedOptions
 
-    def at_once(self, num_times: int, stride: int) -> Tensor:
-        """The whole series, physical (batch, time, channel, *space)."""
-        like = self._encoded(self._blank(num_times), 0)
-        window = compose(require_denoiser(self.emulator.model), like, self.conditions, stride=stride)
-        return self._decoded(self._guarded(self._sample(window, like, 0, 0), like[:, :0]), 0)
+    def at_once(self, known: Tensor, first: int, total: int, stride: int) -> Tensor:
+        """The series of `total` frames from `first` on, in model space; the states known at its start by a likelihood."""
+        like = self.encoded(self._blank(total), first)
+        window = compose(
+            require_denoiser(self.emulator.model), like, self.conditions.shifted(float(first)), stride=stride
+        )
+        if count := known.shape[1]:
+            start = GaussianLikelihood(lambda x: x[:, :count], known, self._std)
+            window = replace(window, likelihoods=(start,))
+        return self._guarded(self._sample(window, like, first, 0, count), known)
 
-    def sliding(self, num_times: int, background: Tensor | None) -> Tensor:
-        """Window after window, physical (batch, time, channel, *space), at least `num_times` frames."""
-        model, size = self.emulator.model, require_denoiser(self.emulator.model).frames
-        if background is None:
-            known = self._encoded(self._blank(size), 0)[:, :0]
-            first = 0
-        else:
-            first = 1 - background.shape[1]
-            known = self._encoded(background.to(self.emulator.device), first)
-        finished = [self._decoded(known[:, -1:], 0)] if background is not None else []
-        done, number = (1 if background is not None else 0), 0
-        while done < num_times:
-            new = size - known.shape[1]
-            fill = self._encoded(self._blank(new), done)
-            filled = torch.cat([known, fill], dim=1)
-            mask = torch.arange(size) < known.shape[1]
-            leads = torch.arange(first, first + size, dtype=torch.float64)
-            window = require_denoiser(model).open(filled, mask, self.conditions, leads)
-            x = self._guarded(self._sample(window, filled, first, number)[:, known.shape[1] :], known)
-            finished.append(self._decoded(x, done))
-            known = torch.cat([known, x], dim=1)[:, -model.overlap :]
-            done, number = done + new, number + 1
-            first = done - model.overlap
-        return torch.cat(finished, dim=1)
+    def windows(self, known: Tensor, first: int, total: int, overlap: int) -> Tensor:
+        """The same window after window, each beginning with the last `overlap` states, the first one with all that are known."""
+        size = require_denoiser(self.emulator.model).frames
+        x, number = known, 0
+        while x.shape[1] < total:
+            shared = min(x.shape[1], overlap if number else size - 1)
+            begin = x.shape[1] - shared
+            at = first + begin
+            told = x[:, begin:]
+            filled = torch.cat([told, self.encoded(self._blank(size - shared), at + shared)], dim=1)
+            window = self._open(filled, shared, at)
+            sample = self._guarded(self._sample(window, filled, at, number, shared), told)
+            if window.likelihoods:  # known by guidance alone: sampled again
+                x = torch.cat([x[:, :begin], sample], dim=1)
+            else:
+                x = torch.cat([x, sample[:, shared:]], dim=1)
+            number += 1
+        return x[:, :total]
 
-    def _sample(self, window: OpenWindow, like: Tensor, first: int, number: int) -> Tensor:
-        """One guided sample of the frames from `first` on, in model space."""
-        frames = like.shape[1]
-        leads = torch.arange(first, first + frames, dtype=torch.float64)
-        likelihood = self._likelihood(first, frames, leads)
+    def _open(self, filled: Tensor, shared: int, at: int) -> OpenWindow:
+        """A window whose first `shared` states are known, in the way that the options say."""
+        model, size = require_denoiser(self.emulator.model), filled.shape[1]
+        leads = torch.arange(at, at + size, dtype=torch.float64)
+        by_likelihood = self.options.previous == "guidance"
+        mask = torch.arange(size) < (0 if by_likelihood else shared)
+        window = model.open(filled, mask, self.conditions, leads)
+        if window.likelihoods and self.options.previous == "input":
+            raise InputError("A joint model takes previous states by guidance only: leave previous out.")
+        if by_likelihood and shared:
+            told = GaussianLikelihood(lambda x: x[:, :shared], filled[:, :shared], self._std)
+            return replace(window, likelihoods=(told,))
+        if self.options.std is not None:
+            return replace(window, likelihoods=tuple(replace(one, std=self._std) for one in window.likelihoods))
+        return window
+
+    @property
+    def _std(self) -> float:
+        if self.options.std is not None:
+            return self.options.std
+        return getattr(getattr(self.emulator.model, "config", None), "std", PREVIOUS_STD)
+
+    def _sample(self, window: OpenWindow, like: Tensor, at: int, number: int, known: int) -> Tensor:
+        """One guided sample of the frames from `at` on, of which the first ones are `known`, in model space."""
+        likelihood = self._likelihood(at, like.shape[1], known)
         likelihoods = window.likelihoods if likelihood is None else (*window.likelihoods, likelihood)
         denoiser = window.denoiser
         if likelihoods:
-            denoiser = self.guide(likelihoods)(denoiser, window.schedule, window.to_x)
+            denoiser = self.options.guidance(likelihoods)(denoiser, window.schedule, window.to_x)
 
         def draw(site: str, step: int) -> Tensor:
             key = (number, step, f"assimilation {site}")
             return self.noise.draw(tuple(like.shape[1:]), key=key, dtype=like.dtype, device=like.device)
 
-        options = self.options
-        if options.corrections:
-            sampler = make_sampler(
-                "predictor-corrector", window.schedule, options.num_steps, num_corrections=options.corrections
-            )
-        else:
-            sampler = make_sampler(options.sampler, window.schedule, options.num_steps)
+        sampler = self.options.make_sampler(window.schedule)
         start = starting_noise(window.schedule, draw("start", 0))
         return window.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
     def _guarded(self, x: Tensor, known: Tensor) -> Tensor:
-        """New states within the band and, where states were known, with the means of the training data."""
+        """States within the band and, where states were known, with the means of the training data."""
         guard = self.emulator.guard
         return x if guard is None else guard(x, guard.means(known) if known.shape[1] else None)
 
-    def _likelihood(self, first: int, frames: int, leads: Tensor) -> GaussianLikelihood | None:
-        """Of the observations in frames [first, first + frames); those outside the series are missing."""
+    def _likelihood(self, at: int, frames: int, known: int) -> GaussianLikelihood | None:
+        """Of the observations in frames [at + known, at + frames); those outside the series are missing."""
+        if self.options.observed == "none":
+            return None
         o = self.observations
-        inside = slice(max(first, 0), min(first + frames, o.num_times))
+        inside = slice(max(at + known, 0), min(at + frames, o.num_times))
         values = o.values.new_full((len(self.case), frames, *o.values.shape[2:]), torch.nan)
         if inside.start < inside.stop:
-            values[:, inside.start - first : inside.stop - first] = o.values[self.case, inside]
+            values[:, inside.start - at : inside.stop - at] = o.values[self.case, inside]
         mask = ~values.isnan()
         if not mask.any():
             return None
         operator = replace(o.operator(), mask=mask)
+        leads = torch.arange(at, at + frames, dtype=torch.float64)
         decode, conditions = self.emulator.space.decode, self.conditions
         return GaussianLikelihood(lambda x: operator(decode(x, conditions, leads)), values, o.noise_field)
 
@@ -230,11 +275,11 @@ class _Task:
         shape = (len(self.case), frames, len(o.fields), *o.grid.shape)
         return torch.zeros(shape, dtype=o.values.dtype, device=self.emulator.device)
 
-    def _encoded(self, states: Tensor, first: int) -> Tensor:
+    def encoded(self, states: Tensor, first: int) -> Tensor:
         leads = torch.arange(first, first + states.shape[1], dtype=torch.float64)
         return self.emulator.space.encode(states, self.conditions, leads)
 
-    def _decoded(self, x: Tensor, first: int) -> Tensor:
+    def decoded(self, x: Tensor, first: int) -> Tensor:
         leads = torch.arange(first, first + x.shape[1], dtype=torch.float64)
         states = self.emulator.space.decode(x, self.conditions, leads)
         return states if self.emulator.hook is None else self.emulator.hook(states, self.conditions, leads)
@@ -245,54 +290,3 @@ def require_denoiser(model: WindowModel) -> Diffusing:
     if not isinstance(model, Diffusing):
         raise InputError(f"This method guides a denoiser, which {type(model).__name__} is not: use 'etkf'.")
     return model
-
-
-def sda(
-    emulator: Emulator,
-    observations: Observations,
-    conditions: Conditions,
-    *,
-    members: int,
-    seed: int,
-    mode: Mode = "smooth",
-    background: Tensor | None = None,
-    options: SDAOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """The method `sda`; see `guided_analysis`."""
-    settings = options or SDAOptions()
-    return guided_analysis(
-        emulator, observations, conditions, guide=lambda likelihoods: SDAGuidance(likelihoods, gamma=settings.gamma),
-        options=settings, members=members, seed=seed, mode=mode, background=background, progress=progress,
-    )  # fmt: skip
-
-
-def mmps(
-    emulator: Emulator,
-    observations: Observations,
-    conditions: Conditions,
-    *,
-    members: int,
-    seed: int,
-    mode: Mode = "smooth",
-    background: Tensor | None = None,
-    options: MMPSOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """The method `mmps`; see `guided_analysis`."""
-    settings = options or MMPSOptions()
-
-    def guide(likelihoods: tuple[GaussianLikelihood, ...]) -> Guide:
-        return MMPSGuidance(likelihoods, iterations=settings.iterations, solver=settings.solver)
-
-    return guided_analysis(
-        emulator, observations, conditions, guide=guide, options=settings,
-        members=members, seed=seed, mode=mode, background=background, progress=progress,
-    )  # fmt: skip
-
-
-def _check_steps(options: SDAOptions | MMPSOptions) -> None:
-    if options.sampler not in SAMPLERS:
-        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {options.sampler!r}.")
-    if options.num_steps < 1 or options.corrections < 0 or (options.stride is not None and options.stride < 1):
-        raise InputError("num_steps and stride must be at least 1, corrections at least 0.")

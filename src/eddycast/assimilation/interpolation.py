@@ -183,13 +183,18 @@ def fit_scales(
     observations: Observations, *, seed: int, options: InterpolationOptions, background: Tensor | None = None
 ) -> tuple[float, ...]:
     """Scales (time, *axes) that predict a withheld fifth of the observations best, by trying factors on one scale at a
-    time.
+    time; cases of fewer than two observed points do not take part.
 
-    Raises: InputError when there are too few observations to withhold some.
+    Raises: InputError when there are no others.
     """
-    some = observations.select(torch.arange(min(options.cases, observations.num_cases)))
+    enough = (observations.mask.any(dim=2).flatten(1).sum(dim=1) > 1).nonzero()[:, 0][: options.cases]
+    if len(enough) == 0:
+        raise InputError(
+            "Interpolation fits its scales to observations, and no case has two of them: set scales, or observe more."
+        )
+    some = observations.select(enough)
     if background is not None:
-        background = background[:, : some.num_cases]
+        background = background[:, enough]
     used, withheld = some.withhold(0.2, seed=seed)
     weight = withheld.mask.double() / withheld.noise_field.double().square()
     operator = withheld.operator()
@@ -229,6 +234,7 @@ def interpolation(
     seed: int,
     mode: Mode = "smooth",
     background: Tensor | None = None,
+    continued: bool = False,
     options: InterpolationOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:

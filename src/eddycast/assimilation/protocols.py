@@ -11,7 +11,7 @@ from torch import Tensor
 from eddycast.conditions import Conditions
 from eddycast.noise import MemberNoise
 
-Mode = Literal["smooth", "filter", "online"]
+Mode = Literal["smooth", "filter"]
 Need = Literal["denoiser", "samples", "gradients", "nothing"]
 
 
@@ -42,7 +42,11 @@ class ForecastModel(Protocol):
 
 
 class Assimilate(Protocol):
-    """A method: observations of several cases -> posterior ensemble (member, case, time, channel, *space), physical."""
+    """A method: observations of several cases -> posterior ensemble (member, case, time, channel, *space), physical.
+
+    `background` holds states (member, case, time, channel, *space) that are known before these observations. The last one stands at
+    the first observed frame; with `continued` one frame before it, and is the analysis of observations up to there.
+    """
 
     def __call__(
         self,
@@ -54,6 +58,7 @@ class Assimilate(Protocol):
         seed: int,
         mode: Mode = "smooth",
         background: Tensor | None = None,
+        continued: bool = False,
         options: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor: ...
@@ -66,9 +71,10 @@ class Method:
     Args:
         name: As in `--method`.
         needs: What it asks of an emulator: a denoiser, samples of a forecast, gradients, or nothing.
-        modes: What may be known where: `smooth` (all observations at every time), `filter` (past ones only), `online`
-            (blocks of times, each with its own observations and those of earlier blocks).
+        modes: What may be known where: `smooth` (all observations at every time), `filter` (past ones only).
         background: Whether it needs states to start from (climatological ones, or a forecast).
+        continues: Whether it can go on from the last states of an earlier analysis; otherwise each block of an online task is
+            analysed by itself.
         description: One line.
         function: The method.
         options: Frozen dataclass of its settings; `options()` are the defaults.
@@ -78,6 +84,7 @@ class Method:
     needs: Need
     modes: tuple[Mode, ...]
     background: bool
+    continues: bool
     description: str
     function: Assimilate
     options: type

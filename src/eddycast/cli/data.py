@@ -122,6 +122,11 @@ def observe(
     noise: Annotated[
         str, typer.Option(help="Noise in standard deviations of the field, or with a unit: '0.5 K'.")
     ] = "0.1",
+    stated_noise: Annotated[
+        str | None,
+        typer.Option(help="Noise that the observations state; as --noise if absent.", show_default=False),
+    ] = None,
+    complete: Annotated[int, typer.Option(min=0, help="First frames with every point observed.")] = 0,
     steps: options.Steps = None,
     start: Annotated[int, typer.Option(min=0, help="First frame.")] = 0,
     seed: options.Seed = 0,
@@ -137,6 +142,7 @@ def observe(
             f"--{' and --'.join(chosen)} exclude each other; give one of --fraction, --sensors, --coarsen."
         )
     level = noise_level(noise)
+    stated = None if stated_noise is None else noise_level(stated_noise, "--stated-noise")
     from eddycast import api
 
     api.observe(
@@ -146,6 +152,8 @@ def observe(
         sensors=sensors,
         coarsen=coarsen,
         noise=level,
+        stated_noise=stated,
+        complete=complete,
         steps=steps,
         start=start,
         seed=seed,

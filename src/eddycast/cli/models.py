@@ -151,8 +151,18 @@ def assimilate(
     ] = None,
     mode: Annotated[
         Literal["smooth", "filter", "online"],
-        typer.Option(help="All observations at once, past ones only, or with a forecast in between."),
+        typer.Option(help="All observations at once, past ones only, or in blocks with a forecast from each."),
     ] = "smooth",
+    block: Annotated[
+        int | None, typer.Option(min=1, help="With --mode online: frames of a block.", show_default=False)
+    ] = None,
+    forecast: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --mode online: frames from the first of each block on.", show_default=False),
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, help="With --mode online: blocks; all if absent.", show_default=False)
+    ] = None,
     background: Annotated[
         str | None, typer.Option(metavar="FILE", help="Forecast or analysis to begin from.", show_default=False)
     ] = None,
@@ -166,12 +176,16 @@ def assimilate(
     settings = overrides(set_ or [])
     from eddycast import api
 
+    costs: list[str] = []  # printed when the bar is gone
     with options.bar("assimilating") as progress:
         path = api.assimilate(
             run,
             observations=observations,
             method=method,
             mode=mode,
+            block=block,
+            forecast=forecast,
+            blocks=blocks,
             background=background,
             withhold=withhold,
             members=members,
@@ -180,6 +194,9 @@ def assimilate(
             out=out,
             device=device,
             progress=progress,
+            say=costs.append,
         )
     options.say(f"Wrote analysis {path}")
+    for line in costs:
+        options.say(line)
     options.say(f"Next: eddycast evaluate {quoted(path)} --truth DATA")

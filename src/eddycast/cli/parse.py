@@ -139,7 +139,7 @@ def start_frame(text: str | None) -> int | Path | Literal["last", "all"] | None:
     return int(text)
 
 
-def noise_level(text: str) -> float | str:
+def noise_level(text: str, option: str = "--noise") -> float | str:
     """`"0.1"`, in standard deviations of the field, to 0.1; `"0.5 K"` keeps its unit and stays text.
 
     Raises: InputError for a negative or absent number.
@@ -156,7 +156,7 @@ def noise_level(text: str) -> float | str:
             break
         return level if digits == len(value) else f"{level:g} {value[digits:].strip()}"
     raise InputError(
-        f"--noise must be a number >= 0, in field standard deviations or with a unit ('0.5 K'), got '{text}'."
+        f"{option} must be a number >= 0, in field standard deviations or with a unit ('0.5 K'), got '{text}'."
     )
 
 

@@ -19,11 +19,19 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="scores.json", help="Scores to write.", show_default=False)
     ] = None,
+    derive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="vorticity|vorticity-published",
+            help="Score the vorticity in the place of a 2-D velocity: in physical units, or as published.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Score a forecast or an analysis against the truth."""
     from eddycast import api
 
-    scores = api.evaluate(forecast, truth=truth, out=out)
+    scores = api.evaluate(forecast, truth=truth, out=out, derive=derive)
     options.say(scores.table())
     if out is not None:
         options.say(f"Wrote scores {out}")

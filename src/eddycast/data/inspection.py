@@ -122,7 +122,8 @@ def _time_lines(dataset: Dataset) -> list[str]:
     lengths = dataset.lengths
     frames = str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
     unit = "" if dataset.time_units == "1" else f" {dataset.time_units}"
-    first, last = dataset.times(0, 0), dataset.times(0, lengths[0] - 1)
+    longest = lengths.index(max(lengths))
+    first, last = dataset.times(longest, 0), dataset.times(longest, lengths[longest] - 1)
     shown = (
         (f"{float(first):g}", f"{float(last):g}")
         if dataset.clock.calendar is None

@@ -175,7 +175,7 @@ class LinearSchedule:
     def time_at(self, log_snr: Tensor) -> Tensor:
         alpha, rest = _invert_total(log_snr, self.eta)
         # where little noise is left, log1p of the rest keeps the digits that 1 - alpha^2 has lost
-        total = torch.where(rest < 0.5, -torch.log1p(-rest), -2 * torch.log(alpha))
+        total = torch.where(rest < 0.5, -torch.log1p(-rest), -2 * torch.log(alpha)).clamp_max(1e30)
         slope = self.beta_max - self.beta_min
         return 2 * total / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * total))
 

@@ -24,15 +24,17 @@ from eddycast.emulators.protocols import (
     TrainingBatch,
     WindowModel,
 )
+from eddycast.emulators.refiner import Refiner, RefinerConfig
 from eddycast.emulators.regression import Regression, RegressionConfig
 from eddycast.emulators.rollout import rollout
 from eddycast.emulators.scoring import ScoringConfig, ScoringRule
 from eddycast.emulators.solver import SolverModel
 
-FamilyConfig = RegressionConfig | ScoringConfig | JointConfig | AmortisedConfig | UniversalConfig
+FamilyConfig = RegressionConfig | ScoringConfig | RefinerConfig | JointConfig | AmortisedConfig | UniversalConfig
 FAMILIES: dict[str, type[nn.Module]] = {
     "regression": Regression,
     "scoring": ScoringRule,
+    "refiner": Refiner,
     "joint": WindowDiffusion,
     "amortised": WindowDiffusion,
     "universal": WindowDiffusion,
@@ -58,6 +60,8 @@ __all__ = [
     "OpenWindow",
     "Passes",
     "Persistence",
+    "Refiner",
+    "RefinerConfig",
     "Regression",
     "RegressionConfig",
     "ScoringConfig",

@@ -82,7 +82,9 @@ class JointConfig(DiffusionSettings):
     Args:
         conditioning: How known states enter a sample. `guidance` adds the gradient of a likelihood N(known; D, std^2 + gamma rho^2),
             rho = sigma / alpha, back through the network. `replacement` puts them in with the noise of the moment, which is
-            autoregressive conditional diffusion (ACDM): no gradients, and biased, since noisy known states say less than clean ones.
+            autoregressive conditional diffusion (ACDM): no gradients, and biased, since noisy known states say less than clean ones. On
+            states of an AR(1) process with correlation 0.8 the exact network pulls the next one by 0.52 (fresh noise in each step) or
+            0.36 (the same noise, sampler `ddim`); smooth data suffer less.
         gamma, std: Of the guidance.
         rollout: `autoregressive` slides windows; `all-at-once` denoises the whole forecast, composed of windows (with guidance only).
         stride: Distance of those windows.

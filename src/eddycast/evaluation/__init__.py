@@ -2,6 +2,7 @@
 
 from eddycast.evaluation.evaluate import evaluate
 from eddycast.evaluation.scores import Scores
+from eddycast.evaluation.signatures import Signature
 from eddycast.evaluation.table import compare_table
 
-__all__ = ["Scores", "compare_table", "evaluate"]
+__all__ = ["Scores", "Signature", "compare_table", "evaluate"]

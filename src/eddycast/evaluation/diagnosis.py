@@ -1,12 +1,14 @@
-"""Scores in words: what is wrong, from when on, and what usually helps."""
+"""Scores in words: what has failed, what is wrong, from when on, and what usually helps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eddycast.evaluation.signatures import signatures
+from eddycast.evaluation.signatures import when as _when
 from eddycast.evaluation.table import spectral
 
 if TYPE_CHECKING:
@@ -38,14 +40,16 @@ TOO_WEAK = {
 
 def diagnosis(scores: Scores, baselines: Mapping[str, Scores]) -> list[str]:
     """Sentences, most urgent first; at least one. `baselines` by name, scored on the same cases."""
-    found = _stability(scores)
+    failures = signatures(scores)
+    found = [one.sentence for one in failures]
     for field in scores.fields:
         where = f"{field}: " if len(scores.fields) > 1 else ""
+        named = {one.name for one in failures if one.field == field}
         sentences = [
             *_against(scores, field, baselines),
-            *_dispersion(scores, field),
+            *([] if "mode collapse" in named else _dispersion(scores, field)),
             *_calibration(scores, field),
-            *_spectrum(scores, field),
+            *_spectrum(scores, field, smoothed="regression to climatology" in named),
             *_reach(scores, field),
         ]
         found += [where + sentence for sentence in sentences]
@@ -57,29 +61,6 @@ def diagnosis(scores: Scores, baselines: Mapping[str, Scores]) -> list[str]:
     return found or ["Nothing stands out: errors, spread and spectrum are within the usual bounds at every lead time."]
 
 
-def _when(scores: Scores, time: Any) -> str:
-    """A time in words; `time` is a number or an array of one."""
-    if scores.lyapunov_time:
-        return f"{time / scores.lyapunov_time:.1f} Lyapunov times"
-    return f"{time:.4g} {scores.time_units}" if scores.time_units not in ("", "1") else f"time {time:.4g}"
-
-
-def _stability(scores: Scores) -> list[str]:
-    facts = scores.attributes
-    total = facts["members"] * facts["num_cases"]
-    bad = facts["nonfinite_members"] + facts["runaway_members"]
-    if not bad:
-        return []
-    empty = float(scores.data["empty_mode_power"].max()) if "empty_mode_power" in scores.data else 0.0
-    cause = "modes that the data leave empty fill up first: limit the rollout to the resolved band"
-    other = "train on longer rollouts, add noise to the context, or limit the rollout to the resolved band"
-    return [
-        f"Blows up: {bad} of {total} members leave the range of the data or become non-finite, first at "
-        f"{_when(scores, facts['first_bad_lead'])}; "
-        f"{cause + ' and keep conserved means' if empty > EMPTY_MODES else other}."
-    ]
-
-
 def _dispersion(scores: Scores, field: str) -> list[str]:
     """Spread/skill is called out only where its whole interval lies on one side of 1, if it has one."""
     if "spread_skill" not in scores.data:
@@ -87,8 +68,6 @@ def _dispersion(scores: Scores, field: str) -> list[str]:
     ratio, low, high = (scores.series(f"spread_skill{end}", field) for end in ("", "_low", "_high"))
     if not np.isfinite(ratio).any():
         return []
-    if float(np.nanmax(scores.series("spread", field))) == 0.0:
-        return ["Has no spread at all: its members are identical; draw them with different noise."]
     kind = "analysis" if scores.analysis else "forecast"
     under = _persistent((ratio < LOW_RATIO) & ~(high >= 1))
     over = _persistent((ratio > HIGH_RATIO) & ~(low <= 1))
@@ -142,7 +121,8 @@ def _calibration(scores: Scores, field: str) -> list[str]:
     return []
 
 
-def _spectrum(scores: Scores, field: str) -> list[str]:
+def _spectrum(scores: Scores, field: str, *, smoothed: bool) -> list[str]:
+    """Bands whose power is wrong; what a signature has said (`smoothed`) is not said again."""
     if "spectral_error_pooled" not in scores.data:
         return []
     sentences = []
@@ -154,6 +134,8 @@ def _spectrum(scores: Scores, field: str) -> list[str]:
             advice = TOO_STRONG.get(band, "longer training, or keeping conserved means")
             sentences.append(f"{words} are too energetic ({10**bias:.2g} times, log10 error {size:.2f}): try {advice}.")
         elif bias < -0.5 * size:
+            if smoothed:
+                continue
             advice = TOO_WEAK.get(band, "longer training, or training on several steps")
             sentences.append(f"{words} are too weak ({10**bias:.2g} times, log10 error {size:.2f}): try {advice}.")
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,16 @@ from eddycast.data import Dataset
 from eddycast.data.gridded import open_xarray
 from eddycast.data.opening import existing
 from eddycast.errors import InputError
-from eddycast.evaluation.profiles import Profiles, high_correlation_times, lead_groups
-from eddycast.evaluation.scores import Scores
-from eddycast.evaluation.verification import (
-    Climatology,
-    Verification,
-    case_coordinates,
-    climatology,
-    numeric_leads,
-    verification,
-)
+from eddycast.evaluation.derive import Quantity, derivation
+from eddycast.evaluation.scores import MEASURED, Scores
+from eddycast.evaluation.tally import Leads, Tally, has_truth
+from eddycast.evaluation.trajectories import high_correlation_times, trajectory_deviations
+from eddycast.evaluation.verification import Verification, case_coordinates, climatology, numeric_leads, verification
 from eddycast.labelled import check_ensemble, values_of
-from eddycast.metrics import Score, block_bootstrap, case_blocks, mask_weights, scores_for
+from eddycast.metrics import Score, case_blocks, mask_weights, scores_for
 
 # A lead time this close to a whole step is one: lead times are often stored in float32.
 WHOLE = 1e-3
-
-
-@dataclass(frozen=True)
-class _Leads:
-    """The lead times that are scored: where in the file, how long, and how many frames of the truth."""
-
-    index: np.ndarray
-    times: np.ndarray
-    frames: np.ndarray
 
 
 def evaluate(
@@ -50,6 +35,8 @@ def evaluate(
     scores: Sequence[Score] | None = None,
     lyapunov_time: float | None = None,
     threshold: float = 0.8,
+    derive: Quantity | None = None,
+    given: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
     block: int | None = None,
@@ -68,6 +55,10 @@ def evaluate(
         scores: What to compute; None for all registered ones that the size of ensemble and grid allows.
         lyapunov_time: In units of lead time; None looks in the attributes of forecast and truth.
         threshold: Of the high-correlation time.
+        derive: `vorticity` scores the vorticity of a velocity in the plane in its place, in physical units;
+            `vorticity-published` in the convention of arXiv:2410.16415 (other sign, per grid step).
+        given: Number of given states C. With it, high-correlation times and RMSD are also told with the given states
+            counted, as published: C steps longer, and a mean over more states.
         resamples: Of the block bootstrap.
         level: Probability of its intervals.
         block: Consecutive inits of a trajectory that make a block; see `metrics.case_blocks` for None.
@@ -79,8 +70,10 @@ def evaluate(
     Returns: scores. A non-finite member makes those that see it NaN at its field and lead (correlation: 0): a blow-up
         is reported (`nonfinite`, first bad lead), never averaged away. `runaway` counts members that are finite but
         outside the training data's range doubled about its middle.
-    Raises: InputError where forecast and truth do not fit.
+    Raises: InputError where forecast and truth do not fit, or nothing can be derived.
     """
+    if given < 0:
+        raise InputError(f"given counts the states that a forecast starts from, got {given}: pass 0 or more.")
     if isinstance(forecast, (str, Path)):
         with open_xarray(existing(forecast), decode=False) as opened:
             check_ensemble(opened, str(forecast))
@@ -90,6 +83,8 @@ def evaluate(
                 scores=scores,
                 lyapunov_time=lyapunov_time,
                 threshold=threshold,
+                derive=derive,
+                given=given,
                 resamples=resamples,
                 level=level,
                 block=block,
@@ -107,6 +102,10 @@ def evaluate(
     if set(dims) == set(known.grid.names):  # by name, so that a square field cannot be compared with its transpose
         dims = known.grid.names
     channels = _match(forecast, known, dims)
+    stored, taken = known, channels  # as in the files; what is scored may be derived
+    derived = None if derive is None else derivation(derive, known, channels)
+    if derived is not None:
+        known, channels = derived.truth, list(range(len(derived.truth.names)))
     kind = str(forecast.attrs.get("eddycast_kind", "forecast"))
     leads, notes = _whole_leads(forecast, known, from_zero=kind == "analysis")
     trajectories, frames = case_coordinates(forecast)
@@ -127,17 +126,18 @@ def evaluate(
         raise InputError(
             f"The score {small[0]!r} compares patterns in space, this grid has {points} point that counts: leave it out."
         )
-    tally = _Tally(chosen, known, climate, channels, weights, members, len(trajectories), leads)
-    per_lead = members * len(channels) * known.grid.num_points * 8
+    tally = Tally(chosen, known.grid, climate, channels, weights, members, len(trajectories), leads)
+    per_lead = members * len(taken) * known.grid.num_points * 8
     span = max(1, memory // (4 * per_lead))  # scores hold about four copies of a piece
     own = distributed.part(len(trajectories))
     for case in range(own.start, own.stop):
         for first in range(0, len(leads.index), span):
             part = slice(first, first + span)
             states = known.fetch(int(trajectories[case]), int(frames[case]) + leads.frames[part])[:, channels]
-            if not _has_truth(states, weights).any():
+            if not has_truth(states, weights).any():
                 continue
-            tally.add(case, part, _members(forecast, case, leads.index[part], known, channels, dims), states)
+            ensemble = _members(forecast, case, leads.index[part], stored, taken, dims)
+            tally.add(case, part, ensemble if derived is None else derived.apply(ensemble), states)
     tally.join(own)
     if not tally.available.any():
         raise InputError(
@@ -149,6 +149,8 @@ def evaluate(
         notes.append(
             f"{short} of {tally.available[..., 0].numel()} (case, lead time) pairs have no truth and are left out."
         )
+    if derived is not None:
+        notes.append(derived.note)
     if not known.train:
         notes.append("The truth has no training split: the climatological deviation is that of the verified states.")
     lyapunov = _lyapunov_time(lyapunov_time, forecast, known)
@@ -167,8 +169,24 @@ def evaluate(
             threshold=threshold,
             resamples=resamples,
             level=level,
+            given=given * (known.dt if attribute is None else float(attribute)),
         )
         data = data.merge(times)
+    if {"rmse_mean", "rmse_member"} <= set(tally.parts):
+        squares = {name: tally.parts[f"rmse_{name}"][0] for name in ("member", "mean")}
+        deviations = trajectory_deviations(
+            squares,
+            tally.available,
+            points,
+            blocks,
+            torch.Generator().manual_seed(seed),
+            resamples=resamples,
+            level=level,
+            given=0 if kind == "analysis" else given,
+        )
+        data = data.merge(deviations)
+    again = torch.Generator().manual_seed(seed)
+    data = data.merge(tally.behaviour.finish(tally.available, blocks, again, resamples, level))
     bad = np.flatnonzero(data["nonfinite"].values + data["runaway"].values)
     attributes: dict[str, Any] = {
         "kind": kind,
@@ -189,6 +207,8 @@ def evaluate(
         "units": {known.names[channel]: known.units[channel] for channel in channels},
         "lyapunov_time": lyapunov,
         "threshold": threshold,
+        "derived": derive or "",
+        "given": given,
         "level": level,
         "resamples": resamples,
         "seed": seed,
@@ -197,107 +217,9 @@ def evaluate(
         "first_bad_lead": float(leads.times[bad[0]]) if len(bad) else None,
         "notes": notes,
         **{key: str(value) for key, value in forecast.attrs.items() if key.startswith("eddycast_")},
+        **{key: _measured(forecast.attrs[key]) for key in MEASURED if key in forecast.attrs},
     }
     return Scores(data, attributes)
-
-
-class _Tally:
-    """What each case contributes at each lead time; filled piece by piece, finished once."""
-
-    def __init__(
-        self,
-        scores: tuple[Score, ...],
-        known: Verification,
-        climate: Climatology,
-        channels: list[int],
-        weights: Tensor,
-        members: int,
-        cases: int,
-        leads: _Leads,
-    ) -> None:
-        self.scores, self.leads, self.weights = scores, leads, weights
-        self.std = climate.std[channels]
-        space = (1,) * weights.ndim
-        middle = ((climate.high + climate.low) / 2)[channels].reshape(-1, *space)
-        reach = (climate.high - climate.low)[channels].reshape(-1, *space)
-        self.middle, self.reach = middle, reach
-        shape = (cases, len(leads.times), len(channels))
-        self.available = torch.zeros(shape, dtype=torch.bool)
-        self.parts: dict[str, tuple[Tensor, ...]] = {}
-        self.shape = shape
-        self.nonfinite = torch.zeros(cases, members, len(leads.times), dtype=torch.bool)
-        self.runaway = torch.zeros_like(self.nonfinite)
-        self.grid = known.grid
-        own = Climatology(*(part[channels] for part in (climate.mean, climate.std, climate.low, climate.high)))
-        self.profiles = Profiles(known.grid, weights, lead_groups(len(leads.times)), len(channels), members, own)
-
-    def add(self, case: int, part: slice, ensemble: Tensor, truth: Tensor) -> None:
-        """One case: ensemble (member, lead, channel, *space) and truth (lead, channel, *space)."""
-        ensemble, truth = ensemble.to(torch.float64), truth.to(torch.float64)
-        self.available[case, part] = _has_truth(truth, self.weights)
-        space = tuple(range(-self.weights.ndim, 0))
-        counted = self.weights > 0
-        finite = (torch.isfinite(ensemble) | ~counted).all(dim=space)
-        inside = ((ensemble - self.middle).abs() <= self.reach) | ~counted
-        self.nonfinite[case, :, part] = ~finite.all(dim=-1)
-        self.runaway[case, :, part] = ~inside.all(dim=space).all(dim=-1) & finite.all(dim=-1)
-        for score in self.scores:
-            values = score.contributions(ensemble, truth, self.weights, self.grid)
-            if score.name not in self.parts:
-                empty = tuple(torch.full(self.shape, torch.nan, dtype=torch.float64) for _ in values)
-                self.parts[score.name] = empty
-            for store, value in zip(self.parts[score.name], values, strict=True):
-                store[case, part] = value if score.lost is None else value.nan_to_num(nan=score.lost)
-        self.profiles.add(part, ensemble, truth, finite, self.available[case, part])
-
-    def join(self, own: slice) -> None:
-        """Add what the other processes have tallied; each case is one process's, so only the sums of the profiles are rounded anew.
-
-        Args:
-            own: Cases of this process.
-        """
-        if distributed.size() == 1:
-            return
-        for store in (self.available, self.nonfinite, self.runaway):
-            store.copy_(distributed.total(store.to(torch.int64)) > 0)
-        for score in self.scores:
-            stores = self.parts.get(score.name, ())
-            joined = []
-            for number in range(int(distributed.largest(len(stores)))):  # none here, if no case here has a truth
-                mine = torch.zeros(self.shape, dtype=torch.float64)
-                if stores:
-                    mine[own] = stores[number][own]
-                joined.append(distributed.total(mine))
-            if joined:
-                self.parts[score.name] = tuple(joined)
-        for store in self.profiles.sums():
-            store.copy_(distributed.total(store))
-
-    def finish(
-        self, blocks: Tensor, names: list[str], generator: torch.Generator, resamples: int, level: float
-    ) -> xr.Dataset:
-        shown = self.available
-        count = shown.sum(dim=0)
-        variables: dict[str, Any] = {}
-        for score in self.scores:
-            parts = self.parts[score.name]
-            means = [torch.where(shown, part, 0.0).sum(dim=0) / count for part in parts]
-            interval = block_bootstrap(
-                parts, blocks, score.finish, available=shown, resamples=resamples, level=level, generator=generator
-            )
-            for suffix, value in (("", score.finish(*means)), ("_low", interval.low), ("_high", interval.high)):
-                variables[score.name + suffix] = (("field", "lead_time"), value.T.numpy())
-        variables["climatology_std"] = ("field", self.std.numpy())
-        variables["cases"] = ("lead_time", shown.any(dim=-1).sum(dim=0).numpy())
-        variables["nonfinite"] = ("lead_time", self.nonfinite.sum(dim=(0, 1)).numpy())
-        variables["runaway"] = ("lead_time", self.runaway.sum(dim=(0, 1)).numpy())
-        coordinates = {"field": np.asarray(names, dtype=np.str_), "lead_time": self.leads.times}
-        return xr.Dataset(variables, coordinates).merge(self.profiles.finish(self.leads.times))
-
-
-def _has_truth(states: Tensor, weights: Tensor) -> Tensor:
-    """(lead, channel): True where every counted point is finite."""
-    return (torch.isfinite(states) | (weights == 0)).all(dim=tuple(range(-weights.ndim, 0)))
 
 
 def _members(
@@ -336,7 +258,7 @@ def _match(forecast: xr.Dataset, known: Verification, dims: tuple[str, ...]) -> 
     return [channel for channel, name in enumerate(known.names) if name in fields]
 
 
-def _whole_leads(forecast: xr.Dataset, known: Verification, *, from_zero: bool) -> tuple[_Leads, list[str]]:
+def _whole_leads(forecast: xr.Dataset, known: Verification, *, from_zero: bool) -> tuple[Leads, list[str]]:
     times = numeric_leads(forecast["lead_time"])
     attributes = forecast["lead_time"].attrs
     if bool((np.diff(times) <= 0).any()):
@@ -356,7 +278,7 @@ def _whole_leads(forecast: xr.Dataset, known: Verification, *, from_zero: bool) 
     if between := int((~whole).sum()):
         notes.append(f"{between} of {len(times)} lead times fall between frames of the truth and are left out.")
     index = np.flatnonzero(kept)
-    return _Leads(index, times[index], np.rint(frames[index]).astype(int)), notes
+    return Leads(index, times[index], np.rint(frames[index]).astype(int)), notes
 
 
 def _lyapunov_time(given: float | None, forecast: xr.Dataset, known: Verification) -> float | None:
@@ -364,3 +286,11 @@ def _lyapunov_time(given: float | None, forecast: xr.Dataset, known: Verificatio
         if value is not None and value != "":
             return float(value)
     return None
+
+
+def _measured(value: Any) -> float:
+    """An attribute that should be a number; NaN where a file holds something else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

@@ -1,8 +1,7 @@
-"""What is a curve and not a number: ranks, calibration and spectra by group of lead times, high-correlation times."""
+"""What is a curve and not a number: ranks, calibration and spectra by group of lead times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import astuple
 
 import numpy as np
@@ -15,19 +14,18 @@ from eddycast.evaluation.verification import Climatology
 from eddycast.grid import Grid
 from eddycast.metrics import (
     bands,
-    block_bootstrap,
-    counted_time,
     excess_in_empty_modes,
-    first_crossing_time,
-    never_crossed,
     power_spectrum,
+    rank_flatness,
     rank_histogram,
     shells,
     spectral_errors,
 )
+from eddycast.metrics.spectrum import NEARLY_EMPTY
 
+TINY = 1e-12  # of the truth: the least that an empty band of the members counts
 STATISTICS = ("bias", "mean", "largest", "modes")
-CONVENTIONS = {"count": counted_time, "first": first_crossing_time}
+STAGES = {1: ("all",), 2: ("early", "late"), 3: ("early", "middle", "late")}
 
 
 def lead_groups(number: int, groups: int = 12) -> np.ndarray:
@@ -88,6 +86,7 @@ class Profiles:
         data = self.reliability.finish(ranks).assign_coords(coordinates)
         if self.ranks.shape[-1] > 2:
             data["rank_histogram"] = (("field", "group", "rank"), ranks.movedim(1, 0).numpy())
+            data["rank_flatness"] = (("field", "group"), rank_flatness(ranks).T.numpy())
         if self.shells is None:
             return data
         truth = self.truth / self.truth_count[..., None]
@@ -116,68 +115,34 @@ class Profiles:
         data["spectral_error"] = (("field", "group", "band", "statistic"), errors)
         data["spectral_error_pooled"] = (("field", "band", "statistic"), pooled)
         data["empty_mode_power"] = ("field", excess)
-        return data
+        return data.merge(self._bands_by_stage(lead_times, masks))
 
+    def _bands_by_stage(self, lead_times: np.ndarray, masks: dict[str, Tensor]) -> xr.Dataset:
+        """`spectrum_bands` (field, stage, spectrum_band): log10 of the members' over the truth's power in each band.
 
-def high_correlation_times(
-    curves: Mapping[str, Tensor],
-    available: Tensor,
-    lead_times: np.ndarray,
-    blocks: Tensor,
-    generator: torch.Generator,
-    *,
-    threshold: float,
-    resamples: int,
-    level: float,
-) -> xr.Dataset:
-    """High-correlation times with intervals, in units of lead time.
-
-    Args:
-        curves: Correlation by forecast (`member`, `mean`), each (case, lead, field).
-        available: Where there is truth, (case, lead, field). A case ends with its truth: its own time can only be too
-            short then, and `censored` counts it.
-        lead_times: (lead,).
-
-    Returns: `high_correlation_time` (field, forecast, convention, average), `_low`, `_high`: `average` is `cases` (mean
-        of each case's time, as published) or `curve` (time of the curve averaged over cases).
-    """
-    leads = torch.as_tensor(lead_times, dtype=torch.float64)
-    shown = available.movedim(-1, 1)  # (case, field, lead)
-    fields = shown.shape[1]
-    shape = (fields, len(curves), len(CONVENTIONS), 2)
-    values, low, high = (np.full(shape, np.nan) for _ in range(3))
-    censored = np.full((fields, len(curves)), np.nan)
-    for row, curve in enumerate(curves.values()):
-        curve = curve.movedim(-1, 1)
-        censored[:, row] = (
-            never_crossed(curve.masked_fill(~shown, 1.0), threshold=threshold).double().mean(dim=0).numpy()
-        )
-        curve = curve.masked_fill(~shown, 0.0)
-        mean = curve.sum(dim=0) / shown.sum(dim=0)
-        for column, measure in enumerate(CONVENTIONS.values()):
-
-            def measured(correlation: Tensor, measure=measure) -> Tensor:
-                return measure(correlation, leads, threshold=threshold)
-
-            each = measured(curve)
-            of_curve = block_bootstrap(
-                curve, blocks, measured, available=shown, resamples=resamples, level=level, generator=generator
+        Stages are thirds of the groups of lead times, so evenly wide in the logarithm as those are. Modes that the truth
+        leaves empty (`NEARLY_EMPTY` of its peak) do not count: NaN for a band of only such modes.
+        """
+        groups = self.groups.numpy()
+        thirds = np.array_split(np.arange(groups[-1] + 1), min(3, groups[-1] + 1))
+        values = np.full((self.truth.shape[1], len(thirds), len(masks)), np.nan)
+        for place, third in enumerate(thirds):
+            truth, member = (
+                power[third].sum(dim=0) / count[third].sum(dim=0)[:, None]
+                for power, count in ((self.truth, self.truth_count), (self.member, self.member_count))
             )
-            of_cases = block_bootstrap(each, blocks, resamples=resamples, level=level, generator=generator)
-            for place, (value, ends) in enumerate(((each.mean(dim=0), of_cases), (measured(mean), of_curve))):
-                values[:, row, column, place] = value.numpy()
-                low[:, row, column, place], high[:, row, column, place] = ends.low.numpy(), ends.high.numpy()
-    dims = ("field", "forecast", "convention", "average")
-    return xr.Dataset(
-        {
-            "high_correlation_time": (dims, values),
-            "high_correlation_time_low": (dims, low),
-            "high_correlation_time_high": (dims, high),
-            "censored": (dims[:2], censored),
-        },
-        {
-            "forecast": np.asarray(list(curves), dtype=np.str_),
-            "convention": np.asarray(list(CONVENTIONS), dtype=np.str_),
-            "average": np.asarray(["cases", "curve"], dtype=np.str_),
-        },
-    )
+            resolved = truth > NEARLY_EMPTY * truth[:, 1:].amax(dim=-1, keepdim=True)
+            for column, mask in enumerate(masks.values()):
+                sums = [torch.where(resolved & mask, power, 0.0).sum(dim=-1) for power in (member, truth)]
+                ratio = torch.where(sums[1] > 0, sums[0].clamp(min=TINY * sums[1]) / sums[1], torch.nan)
+                values[:, place, column] = ratio.log10().numpy()
+        ends = [lead_times[np.isin(groups, third)] for third in thirds]
+        return xr.Dataset(
+            {"spectrum_bands": (("field", "stage", "spectrum_band"), values)},
+            {
+                "stage": np.asarray(STAGES[len(thirds)], dtype=np.str_),
+                "stage_start": ("stage", np.array([times.min() for times in ends])),
+                "stage_stop": ("stage", np.array([times.max() for times in ends])),
+                "spectrum_band": np.asarray(list(masks), dtype=np.str_),
+            },
+        )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ import xarray as xr
 
 from eddycast.errors import InputError
 from eddycast.evaluation.diagnosis import diagnosis
+from eddycast.evaluation.signatures import Signature, signatures
 from eddycast.evaluation.table import table
 from eddycast.files import atomic_output, read_json
 
 SCHEMA = 1
+PASSES = {way: f"eddycast_network_passes_{way}" for way in ("forward", "backward")}
+MEASURED = frozenset({*PASSES.values(), "eddycast_observed_departure_rms", "withheld_departure_rms"})
+"""Attributes of forecasts and analyses that are numbers, and travel with the scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +36,12 @@ class Scores:
             rank), `power_truth` and `power_member` (field, group, wavenumber). `spectral_error` (field, group, band,
             statistic) is in decades. `high_correlation_time` (field, forecast, convention, average), in units of lead
             time, with `_low`, `_high`; `censored` (field, forecast) is the part of cases still above the threshold at
-            the last lead. `nonfinite` and `runaway` (lead_time) count members. `climatology_std` (field).
-        attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes.
+            the last lead. `rmsd` (field, forecast, norm) is over all lead times; it and the times have `_se` too, the
+            standard error over cases. `spectrum_bands` (field, stage, spectrum_band) is log10 of the members' over the
+            truth's power. `amplitude_ratio`, `change_member`, `change_truth` (field, lead_time) and `copies` (lead_time)
+            are what failures are told by. `nonfinite` and `runaway` (lead_time) count members. `climatology_std` (field).
+        attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes,
+            network passes per member and case where they were counted.
     """
 
     data: xr.Dataset
@@ -90,6 +98,8 @@ class Scores:
             "nonfinite_members": int(self.attributes["nonfinite_members"]),
             "runaway_members": int(self.attributes["runaway_members"]),
             "first_bad_lead": self.attributes["first_bad_lead"],
+            "network_passes": {way: self.attributes.get(name) for way, name in PASSES.items()},
+            "failures": [asdict(one) for one in self.signatures],
             "fields": {},
         }
         for field in self.fields:
@@ -109,6 +119,24 @@ class Scores:
                     for convention in times["convention"].values
                     for average in times["average"].values
                 }
+            if "rmsd" in data:
+                one["rmsd"] = {
+                    f"{forecast}_{norm}": {
+                        name: float(data[f"rmsd{end}"].sel(field=field, forecast=forecast, norm=norm))
+                        for name, end in (("value", ""), ("low", "_low"), ("high", "_high"), ("standard_error", "_se"))
+                    }
+                    for forecast in data["forecast"].values
+                    for norm in data["norm"].values
+                }
+            if "spectrum_bands" in data:
+                power = data["spectrum_bands"].sel(field=field)
+                one["spectrum_bands"] = {
+                    str(stage): {
+                        str(band): float(power.sel(stage=stage, spectrum_band=band))
+                        for band in power["spectrum_band"].values
+                    }
+                    for stage in power["stage"].values
+                }
             if "spectral_error" in data:
                 errors = data["spectral_error_pooled"].sel(field=field)
                 one["spectral_error"] = {
@@ -119,6 +147,11 @@ class Scores:
                 }
             content["fields"][field] = one
         return content
+
+    @property
+    def signatures(self) -> list[Signature]:
+        """Failures by name (mode collapse, error growth, ...), each with its sentence; none for a healthy ensemble."""
+        return signatures(self)
 
     def table(self, leads: int = 7) -> str:
         """A readable table: a few lead times per field, then what is one number per forecast."""

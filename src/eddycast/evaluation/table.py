@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from eddycast.metrics import SCORES
+from eddycast.evaluation.signatures import looked_for, signatures
+from eddycast.evaluation.trajectories import PUBLISHED
+from eddycast.metrics import SCORES, rank_flatness
 
 if TYPE_CHECKING:
     from eddycast.evaluation.scores import Scores
@@ -64,7 +67,7 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
 
     Args:
         scores: By name, on the same cases (otherwise the table says so).
-        leads: Number of lead times for CRPS and spread/skill.
+        leads: Number of lead times for CRPS and spread/skill. RMSD is that of the first member per point, over all leads.
 
     Raises: ValueError without scores.
     """
@@ -77,7 +80,8 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
         lyapunov = next((one.lyapunov_time for one in scores.values() if one.lyapunov_time), None)
         name = "HCT (Lyapunov times)" if lyapunov else "HCT"
         head = ["", f"{name} member", "mean", *(f"CRPS/sd {time:g}" for time in times)]
-        head += [*(f"sp/sk {time:g}" for time in times), "spectrum log10", "blown up", "cases"]
+        head += [*(f"sp/sk {time:g}" for time in times), "RMSD/sd", "spectrum log10", "blown up"]
+        head += ["passes", "failures", "cases"]
         rows = [head]
         for label, one in scores.items():
             if field not in one.fields:
@@ -87,9 +91,12 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
             row += [_number(one.normalised("crps", field)[place]) if "crps" in one.data else "-" for place in places]
             ratio = "spread_skill" in one.data
             row += [f"{one.value('spread_skill', field, place):.2f}" if ratio else "-" for place in places]
+            std = float(one.data["climatology_std"].sel(field=field))
+            row.append(_number(deviation(one, field, "member", "point")[0] / std if std > 0 else math.nan))
             row.append(_number(spectral(one, field, "all", "mean")))
             bad = one.attributes["nonfinite_members"] + one.attributes["runaway_members"]
-            row += [f"{bad}/{one.members * one.attributes['num_cases']}", str(one.attributes["num_cases"])]
+            row.append(f"{bad}/{one.members * one.attributes['num_cases']}")
+            row += [passes(one), failures(one), str(one.attributes["num_cases"])]
             rows.append(row)
         lines += [field, *_align(rows), ""]
     if len({one.attributes["num_cases"] for one in scores.values()}) > 1:
@@ -138,13 +145,23 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
             parts = []
             for convention, average, words in (
                 ("count", "cases", "counted, mean of cases"),
+                (
+                    PUBLISHED,
+                    "cases",
+                    f"the same with the {scores.attributes.get('given', 0)} given states, as published",
+                ),
                 ("first", "cases", "first crossing"),
                 ("count", "curve", "counted, of the mean curve"),
+                ("first", "curve", "first crossing of the mean curve"),
             ):
+                if convention not in data["convention"].values:
+                    continue
                 key = {"field": field, "forecast": forecast, "convention": convention, "average": average}
                 value, low, high = (
                     float(data[f"high_correlation_time{end}"].sel(key)) / scale for end in ("", "_low", "_high")
                 )
+                error = float(data["high_correlation_time_se"].sel(key)) / scale if _has_errors(scores) else math.nan
+                words += f", s.e. {error:.2f}" if math.isfinite(error) else ""
                 parts.append(f"{_time(value, low, high)} ({words})")
             open_end = float(data["censored"].sel(field=field, forecast=forecast))
             tail = f"; {open_end:.0%} of cases never fall below" if open_end > 0 else ""
@@ -152,6 +169,7 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
             if scores.members == 1 and forecast == "mean":
                 continue
             lines.append(f"  time with correlation >= {threshold:g}, {who}, {name}: {'; '.join(parts)}{tail}")
+    lines += _deviations(scores, field)
     if "spectral_error_pooled" in data:
         parts = [
             f"{band} {_number(spectral(scores, field, str(band), 'mean'))}"
@@ -162,7 +180,72 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
         lines.append(
             f"  spectrum, |log10| of member over truth: {', '.join(parts)}; all modes {mean}, at most {largest}"
         )
+    if "spectrum_bands" in data:
+        stages = [str(stage) for stage in data["stage"].values]
+        power = data["spectrum_bands"].sel(field=field)
+        parts = [
+            f"{band} {' / '.join(_signed(float(value)) for value in power.sel(spectrum_band=band).values)}"
+            for band in data["spectrum_band"].values
+        ]
+        lines.append(f"  power by band, log10 of members over truth, {' / '.join(stages)}: {', '.join(parts)}")
+    if "rank_histogram" in data:
+        ranks = data["rank_histogram"].sel(field=field).values
+        ranks = ranks[np.isfinite(ranks).all(axis=-1)]
+        if len(ranks):
+            off = float(rank_flatness(torch.as_tensor(ranks.mean(axis=0))))
+            most = 2 * scores.members / (scores.members + 1)
+            lines.append(f"  rank histogram, distance from flat: {off:.3f} (0 is flat, {most:.2f} all in one rank)")
     return lines
+
+
+def _has_errors(scores: Scores) -> bool:
+    """Scores of older files carry no standard errors."""
+    return "high_correlation_time_se" in scores.data
+
+
+def _deviations(scores: Scores, field: str) -> list[str]:
+    """RMSD over all lead times, in both conventions."""
+    if "rmsd" not in scores.data:
+        return []
+    lines = []
+    meaning = {
+        "point": "per point",
+        "state": "summed over points, as published",
+        "state-given": "with the given states",
+    }
+    for forecast, who in (("member", "first member"), ("mean", "ensemble mean")):
+        if scores.members == 1 and forecast == "mean":
+            continue
+        parts = []
+        for norm in scores.data["norm"].values:
+            value, low, high, error = deviation(scores, field, forecast, str(norm))
+            ends = f" [{_number(low)}, {_number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+            words = f", s.e. {_number(error)}" if math.isfinite(error) else ""
+            parts.append(f"{_number(value)}{ends} ({meaning[str(norm)]}{words})")
+        unit = _unit(scores.attributes["units"].get(field, "1"))
+        lines.append(f"  RMSD over all lead times, {who}{',' if unit else ''}{unit}: {'; '.join(parts)}")
+    return lines
+
+
+def deviation(scores: Scores, field: str, forecast: str, norm: str) -> tuple[float, float, float, float]:
+    """RMSD, its interval and its standard error, in units of the field; NaN where there is none."""
+    if "rmsd" not in scores.data or field not in scores.fields or norm not in scores.data["norm"].values:
+        return (math.nan,) * 4
+    key = {"field": field, "forecast": forecast, "norm": norm}
+    value, low, high, error = (float(scores.data[f"rmsd{end}"].sel(key)) for end in ("", "_low", "_high", "_se"))
+    return value, low, high, error
+
+
+def passes(scores: Scores) -> str:
+    """Network passes per member and case, forward + backward; `-` where they were not counted."""
+    counts = [scores.attributes.get(f"eddycast_network_passes_{way}") for way in ("forward", "backward")]
+    known = [float(count) for count in counts if count is not None and math.isfinite(float(count))]
+    return " + ".join(f"{count:.6g}" for count in known) if len(known) == 2 else "-"
+
+
+def failures(scores: Scores) -> str:
+    """Names of the failure signatures, or `none`."""
+    return ", ".join(dict.fromkeys(one.name for one in signatures(scores))) or "none"
 
 
 def _remarks(scores: Scores) -> list[str]:
@@ -184,7 +267,12 @@ def _remarks(scores: Scores) -> list[str]:
         )
     else:
         lines.append(f"All {total} members stay finite and within the range of the data.")
-    return [*lines, *facts["notes"]]
+    if passes(scores) != "-":
+        lines.append(f"Network passes per member and case, forward + backward: {passes(scores)}.")
+    lines += [*facts["notes"], *(f"Failure: {one.sentence}" for one in signatures(scores))]
+    if failures(scores) == "none":
+        lines.append(f"No failure signature ({', '.join(looked_for(scores))}).")
+    return lines
 
 
 def _hct(scores: Scores, field: str, forecast: str) -> str:
@@ -215,6 +303,10 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
 
 
 def _unit(units: str) -> str:

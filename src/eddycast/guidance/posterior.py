@@ -43,11 +43,14 @@ def guided_denoiser(
 ) -> Denoiser:
     """x_t, time -> D + V H'^T u with u = weigh(model, V H'^T, rho); V of the network itself where `covariance` is None.
 
-    Entries that the denoiser or `to_state` holds fixed stay as they are: H' is 0 there.
+    Entries that `to_state` holds fixed stay as they are: H' is 0 there. An empty tuple of likelihoods leaves the denoiser as it is.
     """
+    likelihoods = as_tuple(likelihood)
+    if not likelihoods:
+        return denoiser
 
     def guided(x_t: Tensor, time: Tensor) -> Tensor:
-        model = linearise(denoiser, x_t, time, to_state, as_tuple(likelihood), jacobian=covariance is None)
+        model = linearise(denoiser, x_t, time, to_state, likelihoods, jacobian=covariance is None)
         if not isinstance(model, Linearisation):
             return model
         alpha, sigma = scales(schedule, time, x_t)

@@ -21,6 +21,10 @@ Fields of all three:
 
 Cost of one evaluation: 1 forward and 1 backward pass of the denoiser; 1 forward pass without `jacobian`. The operator is
 differentiated besides.
+
+Biases are given as (error of the mean in prior deviations, spread over exact spread) after 64 ancestral steps, on a smooth field seen
+at 13 of 128 points with error 0.05, and on a series of order 2 (`docs/guidance.md`). Exact guidance has
+(0.03, 0.92) and (0.01, 0.94) there.
 """
 
 from __future__ import annotations
@@ -43,6 +47,12 @@ class SDAGuidance:
     Smaller gamma follows observations more closely and becomes unstable below some value; right values depend on the prior and
     on the spacing of the observations, and the spread of the samples depends on gamma as well. gamma belongs to rho, not to a
     time: a schedule with another rho at the same time makes the same gamma another variance there.
+
+    Bias: gamma 0.1 (0.05, 0.89) and (0.06, 0.80), somewhat overconfident; gamma 1 (0.34, 1.26) and (0.39, 1.35), pulled to the prior and
+    too wide; gamma 0.01 (0.15, 3.9), unstable, and (0.12, 0.74). `StationaryGamma` leaves none on the field. Without Jacobian, gamma 0.1
+    (0.25, 0.92) and (0.21, 0.94). Langevin corrections remove most of it: with 4 the 0.60 of a deterministic sampler become 0.04.
+    A misfit is multiplied by 1 - k / gamma in each step where gamma rho^2 > std^2 and J is near 1 / alpha, k = 1 - (rho_s / rho)^2
+    (ancestral) or 1 - rho_s / rho (deterministic): gamma < k / 2 is unstable.
 
     Args: as for the module, and
         gamma: Number, or function of rho such as `StationaryGamma`; a tuple has one for each likelihood.
@@ -73,6 +83,9 @@ class PiGDMGuidance:
     No number to tune. Right for one sensor of a white prior; for a smooth field the points are known better than that from
     their neighbours in x_t, so observations are trusted too little.
 
+    Bias: (0.09, 1.12) and (0.10, 1.11), too wide; without Jacobian (0.33, 1.18) and (0.36, 1.31). Breaks: the variance does not grow with
+    noise, so a network whose J does not fall like alpha / sigma^2 throws the first steps far out at rho of 100 and more.
+
     Args: as for the module.
     Source: Song et al. (2023), "Pseudoinverse-guided diffusion models for inverse problems", ICLR, with H H^T diagonal
         (points, disjoint block means). `MMPSGuidance(jacobian=False)` solves with H H^T for a white prior.
@@ -97,9 +110,12 @@ class VideoDiffusionGuidance:
     With gamma = 1 the samples end on the observations themselves, noise and all: at observed points the spread falls to 0
     whatever std is. Entries to which a shift of model space means nothing (c = 0) are left out.
 
+    Bias: gamma 1 (0.32, 0.89) and (0.26, 0.69), too sure of the noisy values; without Jacobian (0.42, 0.92) and (0.46, 0.91). Unstable
+    below the bound of `SDAGuidance`, down to the last step: gamma 0.1 has a spread of 6.7 on the field and of 300 on the series.
+
     Args: as for the module, and
-        gamma: 1 / w_r of the source, as for `SDAGuidance`; below about 1 / 2 a step to sigma = 0 overshoots an
-            observation by more than the misfit.
+        gamma: 1 / w_r of the source, as for `SDAGuidance`; below 1 / 2 a step to sigma = 0 (k = 1) overshoots an observation by
+            more than the misfit.
 
     Source: arXiv:2204.03458, eq. 7, with w_r = 1 / gamma.
     """

@@ -65,7 +65,7 @@ class ModernUNetConfig:
 class SinusoidalEmbedding(nn.Module):
     """Scalar (batch,) to features (batch, 4 hidden): `hidden` cosines and sines, then two linear layers.
 
-        omega_j = scale * 10^(-4 j / n),  j = 0 ... n - 1,  n = hidden / 2
+    omega_j = scale * 10^(-4 j / n),  j = 0 ... n - 1,  n = hidden / 2
     """
 
     frequencies: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -112,7 +113,7 @@ class SDAUNet(nn.Module):
     connection. Where axes are periodic and of a size that is a multiple of 2^(levels - 1), this is the published map, which then
     commutes with shifts by that many points. Departures from it: the output layer starts at zero, as all networks here do;
     the normalisation divides the sum of squares by C channels, not C - 1; axes that are not periodic are padded with the edge value.
-    Source: arXiv:2306.10574 (appendix D), arXiv:2410.16415.
+    Source: arXiv:2306.10574, sizes from arXiv:2410.16415 and their released code.
 
     Raises: ValueError when there are other than 1 to 3 space axes, or no scalar.
     """
@@ -146,7 +147,7 @@ class SDAUNet(nn.Module):
             self.descent.append(nn.ModuleList(AdditiveBlock(width, config, periodic) for _ in range(blocks)))
             self.ascent.append(nn.ModuleList(AdditiveBlock(width, config, periodic) for _ in range(blocks)))
         self.stem = PaddedConv(stacked, widths[0], kernel, periodic)
-        steps = list(zip(widths[:-1], widths[1:], strict=True))
+        steps = list(pairwise(widths))
         self.downs = nn.ModuleList(PaddedConv(fine, coarse, kernel, periodic, stride=2) for fine, coarse in steps)
         self.ups = nn.ModuleList(PaddedConv(coarse, fine, kernel, periodic) for fine, coarse in steps)
         self.norm = ChannelNorm()

@@ -28,7 +28,8 @@ def observe(
     trajectories: Tensor | None = None,
     frames: Tensor | None = None,
     only: Sequence[str] | None = None,
-    noise_free: bool = False,
+    added_std: Tensor | None = None,
+    complete: int = 0,
     valid: Tensor | None = None,
     time_units: str = "1",
     parameters: Tensor | None = None,
@@ -42,7 +43,7 @@ def observe(
     Args:
         states: Physical states (case, time, channel, *space); NaN at invalid points is fine.
         grid, fields, dt, time_units: Grid, (name, unit) per channel, time step and its unit.
-        noise_std: Noise of each channel in its unit, (channel,).
+        noise_std: Noise of each channel in its unit, (channel,), as the observations state it.
         seed: Seed; positions and noise depend on (seed, trajectory, first frame), not on the other cases.
         fraction: Share of the valid points seen, drawn anew at each frame. The number of points is fraction * valid
             points, rounded up or down at random so that its mean is exact; all channels share the points.
@@ -50,7 +51,9 @@ def observe(
         coarsen: Cells per block, for all axes or for each; every block mean is seen.
         trajectories, frames: Numbers of the cases (case,); by default 0, 1, 2 ... and 0.
         only: Names of the fields seen; None means all.
-        noise_free: Add no noise, though `noise_std` is still stated (a protocol in use for guided diffusion).
+        added_std: Noise that is really added, (channel,), where it differs from what is stated; 0 is a protocol in use for guided
+            diffusion.
+        complete: First frames at which all valid points are seen. With `sensors` the kind becomes `points`.
         valid: True where the fields are defined (*space).
         parameters, parameter_names, time, cycle, attributes: As in `Observations`.
 
@@ -83,13 +86,21 @@ def observe(
         mask = fixed_sensors(available, sensors, noise=noise).unsqueeze(1).expand(-1, num_times, *available.shape)
     else:
         mask = available.expand(cases, num_times, *available.shape)
+    if not 0 <= complete <= num_times or (complete and coarsen is not None):
+        raise InputError(
+            f"complete counts first frames at which every point is seen, 0 to {num_times}, with fraction or sensors; got {complete}"
+            f"{'' if coarsen is None else ' with coarsen'}."
+        )
+    if complete:
+        kind = "points"
+        mask = mask | (available & (torch.arange(num_times) < complete).reshape(-1, *(1,) * available.ndim))
     clean = states if coarsen is None else CoarsenOperator(factor, cell_weights(grid, valid))(states)
     mask = (mask.unsqueeze(2) & seen).expand(clean.shape).to(states.device)
     if torch.isnan(clean[mask]).any():
         raise InputError("The states to be observed hold NaN at valid points: clean the data or pass their mask.")
-    std = noise_std.to(clean).reshape(-1, *(1,) * len(grid.axes))
+    std = (noise_std if added_std is None else added_std).to(clean).reshape(-1, *(1,) * len(grid.axes))
     errors = noise.draw(tuple(clean.shape[1:]), key=(0, 0, "observation noise"), dtype=clean.dtype, device=clean.device)
-    values = clean if noise_free else clean + std * errors
+    values = clean + std * errors
     return Observations(
         values=torch.where(mask, values, torch.full_like(values, torch.nan)),
         noise_std=noise_std,

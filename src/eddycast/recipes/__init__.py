@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 
 from eddycast.errors import InputError
-from eddycast.recipes import kuramoto_sivashinsky, navier_stokes, own_data
+from eddycast.recipes import conditional_diffusion, kuramoto_sivashinsky, navier_stokes, own_data
 from eddycast.recipes.recipe import (
     EvaluationSettings,
     Recipe,
@@ -24,7 +24,7 @@ from eddycast.recipes.recipe import (
 from eddycast.recipes.run import Run, load_run
 from eddycast.recipes.train import sample_states, train_recipe
 
-SOURCES = (kuramoto_sivashinsky, navier_stokes, own_data)
+SOURCES = (kuramoto_sivashinsky, conditional_diffusion, navier_stokes, own_data)
 
 
 def all_recipes() -> dict[str, Recipe]:

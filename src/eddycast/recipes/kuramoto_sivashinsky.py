@@ -24,14 +24,14 @@ EMULATORS = (
     ScoringConfig(network=NETWORK, unroll=2),
     UniversalConfig(network=NETWORK),
     AmortisedConfig(network=NETWORK),
-    JointConfig(network=NETWORK, num_steps=32),
+    JointConfig(frames=9, context=8, overlap=8, network=NETWORK, sampler="ddim", num_steps=16, gamma=0.3),
 )
 LONG_EMULATORS = (
     RegressionConfig(horizon=5, network=LONG_NETWORK),
     ScoringConfig(horizon=5, network=LONG_NETWORK),
     UniversalConfig(frames=9, network=LONG_NETWORK),
     AmortisedConfig(frames=9, network=LONG_NETWORK),
-    JointConfig(frames=9, context=4, overlap=4, network=LONG_NETWORK, num_steps=32),
+    JointConfig(frames=9, context=8, overlap=8, network=LONG_NETWORK, sampler="ddim", num_steps=16, gamma=0.3),
 )
 """Windows of up to nine states, as published; five for the others, so that errors are fed back once per time unit, as in `ks`."""
 

@@ -90,6 +90,7 @@ class Recipe:
         simulation: Data to simulate when none are given; None where the user's own are needed.
         emulator: Settings of the family.
         space: Normalisation.
+        tell_parameters: Tell the networks the scalar parameters of the data. Published networks of one system are not told any.
         guard: Keep rollouts in the resolved band and with the conserved means of the training data.
         training: Settings of the loop.
         evaluation: Settings of scores.
@@ -101,6 +102,7 @@ class Recipe:
     emulator: Annotated[FamilyConfig, Discriminated(discriminator="kind")] = field(default_factory=RegressionConfig)
     simulation: SimulationSettings | None = None
     space: SpaceSettings = field(default_factory=SpaceSettings)
+    tell_parameters: bool = True
     guard: bool = True
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

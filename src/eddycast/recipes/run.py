@@ -61,6 +61,13 @@ class Run:
     def check(self, dataset: Dataset) -> None:
         """Raises: InputError when the run was not trained on data such as these."""
         check_compatible(self.data, dataset, self.name)
+        trained = self.static_fields()
+        count, given = 0 if trained is None else len(trained), 0 if dataset.static is None else len(dataset.static)
+        if count != given:
+            raise InputError(
+                f"{self.name} was trained with {count} static fields; the data have {given} "
+                f"({', '.join(dataset.static_names) or 'none'}): give data with the same, or train on these."
+            )
 
 
 def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:

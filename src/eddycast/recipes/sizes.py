@@ -11,6 +11,7 @@ from eddycast.training import TrainingSettings
 TITLES = {
     "regression": "deterministic U-Net, mean squared error",
     "scoring": "noise-conditioned U-Net, fair CRPS",
+    "refiner": "PDE-Refiner, a prediction and its corrections",
     "universal": "universal diffusion of windows, any known states",
     "amortised": "diffusion of windows, a fixed number of known states",
     "joint": "diffusion of whole windows, known states by guidance",

@@ -76,8 +76,9 @@ def read_config(files: RunDirectory, name: str) -> tuple[dict[str, Any], ModelSh
         "data.grid": len(set(grid.names)) == len(grid.names),
         "shape.channels": shape.channels == len(content.data.fields),
         "shape.periodic": shape.periodic == grid.periodic,
-        "shape.parameter_mean": len(shape.parameter_mean) == parameters,
-        "shape.parameter_std": len(shape.parameter_std) == parameters and all(std > 0 for std in shape.parameter_std),
+        "shape.parameter_mean": len(shape.parameter_mean) in (0, parameters),  # 0: of a recipe that does not tell them
+        "shape.parameter_std": len(shape.parameter_std) == len(shape.parameter_mean)
+        and all(std > 0 for std in shape.parameter_std),
         "shape.cyclic": shape.cyclic == (content.data.cycle is not None),
         "shape.static": 0 <= shape.static <= 1 + _stored_static(files),
     }

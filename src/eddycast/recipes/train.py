@@ -183,6 +183,7 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
     """What the model must know of the data."""
     train = sorted({segment.trajectory for segment in dataset.segments("train")})
     parameters = torch.stack([dataset.parameters(number) for number in train]).double()
+    parameters = parameters if recipe.tell_parameters else parameters[:, :0]
     std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
     static = 0 if dataset.static is None else len(dataset.static)
     return ModelShape(

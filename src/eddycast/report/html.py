@@ -142,7 +142,8 @@ def write_report(content: ReportContent, out: str | Path) -> Path:
 def grade(text: str) -> Level:
     """How good the news of a diagnosis is, from its words; `note` when they do not tell."""
     lower = text.lower()
-    if re.search(r"blows up|non-finite|loses to|no spread at all|nothing useful", lower):
+    failed = r"mode collapse|error growth|guidance instability|analysis divergence|regression to climatology|frozen"
+    if re.search(rf"blows up|non-finite|loses to|no spread at all|nothing useful|{failed}", lower):
         return "poor"
     if re.search(r"-dispersed|biased|too (energetic|weak)|wrong spectrum|\btry\b|\bonly\b", lower):
         return "fair"

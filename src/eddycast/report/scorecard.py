@@ -189,7 +189,7 @@ def high_correlation(scores: Scores, field: str) -> tuple[float, float, float, f
 
 def comparison_table(scores: Mapping[str, Scores], field: str, leads: int = 3) -> Table:
     """One row for each method: CRPS at a few lead times, RMSE, spread over error, high correlation, spectrum."""
-    from eddycast.evaluation.table import spectral  # and with it torch, which pictures do without
+    from eddycast.evaluation.table import failures, passes, spectral  # and with it torch, which pictures do without
 
     first = next(iter(scores.values()))
     times = _table_times(first, leads)
@@ -233,6 +233,10 @@ def comparison_table(scores: Mapping[str, Scores], field: str, leads: int = 3) -
                 for one in scores.values()
             ]
         )
+    for title, told in (("Network passes", passes), ("Failures", failures)):
+        header.append(title)
+        directions.append("")
+        columns.append([(np.nan, told(one)) for one in scores.values()])
     rows = tuple(tuple(column[row][1] for column in columns) for row in range(len(scores)))
     best = frozenset(
         (row, column)
@@ -247,6 +251,7 @@ def comparison_table(scores: Mapping[str, Scores], field: str, leads: int = 3) -
         "absolute error for one member; spread / error is 1 for a reliable ensemble. Correlation is high while the "
         f"first member's stays above {float(first.attributes.get('threshold', 0.8)):.3g}."
         + (f" LT: Lyapunov time, {lyapunov:.4g} in units of lead time." if lyapunov else "")
+        + " Network passes are windows evaluated per member and case, forward + backward; -: not counted."
     )
     return Table(tuple(header), rows, caption, best)
 

@@ -28,6 +28,7 @@ from eddycast.report.scorecard import (
 )
 from eddycast.report.truth import truth_of_view
 from eddycast.report.view import View, aligned, field_names, open_result, view
+from eddycast.report.whole import bands_table, conventions_table
 
 if TYPE_CHECKING:
     from eddycast.data import Dataset
@@ -128,11 +129,15 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
     ranks = {method: rank for rank, method in enumerate(scores)}
     lead = with_units("time since the first frame" if main.analysis else "lead time", main.time_units)
     compared: list[Table] = []
+    conventions: list[Table] = []
+    balance: list[Table] = []
     curves, powers, histograms, reliability, laws = [], [], [], [], []
     for one in fields:
         suffix = f" of {one}" if len(fields) > 1 else ""
         units = str(main.attributes.get("units", {}).get(one, "1"))
         compared.append(comparison_table(scores, one))
+        conventions += [table for table in [conventions_table(scores, one)] if table is not None]
+        balance += [table for table in [bands_table(scores, one)] if table is not None]
         charts = score_charts(scores, one)
         if charts:
             figure = score_curves(charts, lead, lyapunov_time=main.lyapunov_time, ranks=ranks)
@@ -173,8 +178,10 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
             laws.append(_picture(densities(charts, with_units(one, units), ranks=ranks), f"pdf-{slug(one)}", caption))
     title = "Comparison with baselines" if others else "Scores"
     sections = [Section(title, tables=tuple(compared), pictures=tuple(curves))]
-    if powers:
-        sections.append(Section("Spectra", pictures=tuple(powers)))
+    if conventions:
+        sections.append(Section("Over all lead times", tables=tuple(conventions)))
+    if powers or balance:
+        sections.append(Section("Spectra", tables=tuple(balance), pictures=tuple(powers)))
     if laws:
         sections.append(Section("Distribution of the values", pictures=tuple(laws)))
     if histograms or reliability:
@@ -231,6 +238,8 @@ def facts_of(attributes: Mapping[Any, Any]) -> dict[str, str]:
         "eddycast_run": "Run",
         "eddycast_seed": "Seed",
         "eddycast_method": "Method",
+        "eddycast_network_passes_forward": "Network passes forward, per member and case",
+        "eddycast_network_passes_backward": "Network passes backward, per member and case",
         "history": "History",
     }
     return {words: str(attributes[name]) for name, words in names.items() if str(attributes.get(name, "")) != ""}

@@ -146,8 +146,9 @@ class KolmogorovFlow:
             velocity = filtered_velocity(noise, peak_wavenumber=self.peak_wavenumber)
         if self.max_velocity is None:
             scale = (2 * energy(velocity, 2)).rsqrt()
-        else:  # over the points of one grid, whatever the grid of the states
-            scale = self.max_velocity / velocity.norm(dim=-3).amax(dim=(-2, -1))
+        else:  # found to 1 % among the points of one grid, whatever the grid of the states
+            fine = resample(velocity, [2 * points for points in velocity.shape[-2:]])
+            scale = self.max_velocity / fine.norm(dim=-3).amax(dim=(-2, -1))
         return resample(scale[..., None, None, None] * velocity, grid.shape).to(device=device, dtype=dtype)
 
     def flow(

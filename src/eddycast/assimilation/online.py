@@ -1,0 +1,145 @@
+"""The online task: blocks of observations, one after the other, with a forecast from each; for every method.
+
+A block is assimilated given its own observations and the last states of the analyses before it, member by member; then the same
+members are forecast. All lead times count from the first frame of the block, whose own frames are the first ones of the result.
+Source: arXiv:2410.16415, section 5: blocks of 20 frames with horizons of 400 for Kuramoto-Sivashinsky, of 5 with 40 for Kolmogorov flow.
+Its horizon holds the block: 13 blocks fit into 640 frames and 5 into 64, as published, and not 12 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eddycast.assimilation.methods import assimilate, get_method
+from eddycast.assimilation.protocols import ForecastModel
+from eddycast.conditions import Conditions
+from eddycast.errors import InputError
+from eddycast.noise import MemberNoise
+from eddycast.observations import Observations
+
+FORECAST = 2**24
+"""Number of the first window of a forecast in the addresses of its noise, beyond those of any analysis."""
+
+SEEDS = 2**40
+"""Seeds of consecutive blocks lie this far apart, so that no block repeats the noise of another."""
+
+
+@dataclass(frozen=True)
+class OnlineTask:
+    """How a series of observations is taken in and forecast from.
+
+    Args:
+        block: Frames of a block.
+        forecast: Frames from the first of a block on, those of the block included.
+        blocks: Number of blocks; None for all that the observations fill. What is left over of the last one is not used.
+    """
+
+    block: int
+    forecast: int
+    blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or (self.blocks is not None and self.blocks < 1):
+            raise InputError(f"block and blocks must be at least 1, got {self.block} and {self.blocks}.")
+        if self.forecast < self.block:
+            raise InputError(
+                f"forecast counts the frames of the block too: it must be at least block = {self.block}, got {self.forecast}."
+            )
+
+    def starts(self, num_times: int) -> list[int]:
+        """First frames of the blocks. Raises: InputError when the observations are too short for them."""
+        filled = num_times // self.block
+        if filled < (self.blocks or 1):
+            raise InputError(
+                f"{self.blocks or 1} blocks of {self.block} frames need {(self.blocks or 1) * self.block} observed frames, there are "
+                f"{num_times}: lower block, or observe more --steps."
+            )
+        return [number * self.block for number in range(self.blocks or filled)]
+
+
+def assimilate_online(
+    name: str,
+    emulator: ForecastModel,
+    observations: Observations,
+    conditions: Conditions,
+    *,
+    task: OnlineTask,
+    members: int,
+    seed: int,
+    background: Tensor | None = None,
+    options: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Analyses of blocks and the forecasts from them, by the method of that name in mode `smooth`.
+
+    A block without any observation is a forecast from the block before. A method that cannot continue an analysis (`interpolation`) takes
+    each block by itself, with the same background.
+
+    Args: as `methods.assimilate`, and
+        emulator: Forecasts from each block; the method may use it as well.
+        task: Blocks and length of the forecasts.
+        background: Of the first block.
+
+    Returns: (member, case, block, lead, channel, *space), physical; lead 0 is the first frame of the block.
+    Raises: InputError as `assimilate`, where the observations are too short, where nothing is observed in the first block, and where
+        the analyses are too short for the context of the emulator.
+    """
+    method = get_method(name)
+    starts = task.starts(observations.num_times)
+    history = None if background is None or not method.continues else background[:members, :, :-1]
+    outcome = []
+    for number, first in enumerate(starts):
+        last = first + task.block
+        own_seed = (seed + number * SEEDS) % 2**63
+        noise = MemberNoise.grid(own_seed, observations.trajectories, members)
+
+        def step(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress(1000 * number + 1000 * done // max(1, total), 1000 * len(starts))
+
+        def ahead(known: Tensor, last_frame: int, frames: int, noise: MemberNoise = noise) -> Tensor:
+            return emulator.advance(
+                _context(known, emulator.context),
+                conditions.shifted(last_frame).expand(members),
+                torch.arange(1.0, frames + 1.0, dtype=torch.float64),
+                noise=noise,
+                first_window=FORECAST,
+            )
+
+        if bool(observations.mask[:, first:last].any()):
+            carried = method.continues and number > 0
+            states = assimilate(
+                name, emulator, observations.window(first, last), conditions.shifted(first),
+                members=members, seed=own_seed, background=_context(history, emulator.context) if carried else background,
+                continued=carried, options=options, progress=step,
+            )  # fmt: skip
+        elif number:
+            assert history is not None, "there was a block before"
+            states = ahead(history, first - 1, task.block)
+        else:
+            raise InputError(
+                f"The first block of {task.block} frames holds no observation: observe from a later --start."
+            )
+        # the context may reach back over several blocks
+        history = (states if history is None else torch.cat([history, states], dim=2))[
+            :, :, -max(1, emulator.context) :
+        ]
+        if task.forecast > task.block:
+            states = torch.cat([states, ahead(history, last - 1, task.forecast - task.block)], dim=2)
+        outcome.append(states)
+        step(1, 1)
+    return torch.stack(outcome, dim=2)
+
+
+def _context(history: Tensor | None, context: int) -> Tensor:
+    """The last states of a history (member, case, time, ...). Raises: InputError when they are too few."""
+    if history is None or history.shape[2] < context:
+        raise InputError(
+            f"The emulator continues {context} states, and a block has fewer: raise block, or pass a background with {context}."
+        )
+    return history[:, :, -context:]
