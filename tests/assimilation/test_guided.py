@@ -45,10 +45,10 @@ def smoothers(obs: Observations, process=CHAIN) -> list[Law]:
         (MMPSOptions(iterations=8, num_steps=16, sampler="heun"), 0.13, (0.95, 1.05)),
         (MMPSOptions(iterations=8, num_steps=48, solver="cg", sampler="ddim"), 0.13, (0.93, 1.03)),
         (MMPSOptions(iterations=8, num_steps=24, corrections=2, step_law="score"), 0.16, (0.9, 1.1)),
-        (SDAOptions(gamma=0.3), 0.35, (0.8, 1.4)),
-        (PiGDMOptions(), 0.5, (0.8, 1.8)),
-        (VideoDiffusionOptions(gamma=1.0), 0.7, (0.5, 1.5)),
-        (DPSOptions(zeta=20.0), 1.0, (0.5, 2.0)),
+        (SDAOptions(gamma=0.3), 0.27, (0.8, 0.97)),
+        (PiGDMOptions(), 0.27, (0.9, 1.07)),
+        (VideoDiffusionOptions(gamma=1.0), 0.67, (0.58, 0.77)),
+        (DPSOptions(zeta=20.0), 0.62, (0.5, 0.7)),
     ],
     ids=lambda value: value.rule if isinstance(value, GuidedOptions) else None,
 )
@@ -98,15 +98,15 @@ def test_a_series_longer_than_the_window_is_smoothed_as_a_whole(stride, good):
 
 
 @pytest.mark.parametrize(
-    "process, frames, corrections, error_below, ratio",
+    "process, frames, corrections, error, ratio",
     [
-        (CHAIN, 5, 0, 0.32, (0.95, 1.07)),
-        (CHAIN, 5, 2, 0.17, (0.95, 1.07)),
-        (tracer(4), 5, 0, 0.45, (0.95, 1.1)),
-        (tracer(4), 9, 0, 0.25, (0.95, 1.07)),
+        (CHAIN, 5, 0, (0.3, 0.42), (0.97, 1.05)),
+        (CHAIN, 5, 2, (0.0, 0.17), (0.95, 1.03)),
+        (tracer(4), 5, 0, (0.35, 0.46), (1.03, 1.15)),
+        (tracer(4), 9, 0, (0.0, 0.28), (0.97, 1.05)),
     ],
 )
-def test_all_at_once_against_the_kalman_smoother(process, frames, corrections, error_below, ratio):
+def test_all_at_once_against_the_kalman_smoother(process, frames, corrections, error, ratio):
     """16 frames of an AR(1) chain, and of a tracer in a flow: corrections or a longer window carry farther what is observed."""
     obs = observed(process, 16, seed=1)
     sampler = None if corrections else "heun"
@@ -114,7 +114,7 @@ def test_all_at_once_against_the_kalman_smoother(process, frames, corrections, e
         iterations=6, num_steps=32 if corrections else 16, sampler=sampler, corrections=corrections, stride=1
     )
     found = misfit(draw(obs, options, frames=frames, process=process, kind="joint"), smoothers(obs, process))
-    assert found.error < error_below and ratio[0] < found.ratio < ratio[1], found
+    assert error[0] < found.error < error[1] and ratio[0] < found.ratio < ratio[1], found
 
 
 def test_a_background_is_known_by_input_and_nearly_so_by_guidance():

@@ -21,17 +21,29 @@ from eddycast.recipes import (
     recipe_to_dict,
     with_overrides,
 )
+from eddycast.simulators import get_system
 
 NAMES = sorted(all_recipes())
-SIZES = {"smoke": (1e3, 2e4), "small": (5e4, 1.5e6)}
-"""Parameters of each size: seconds, and half an hour of two cores."""
+SIZES = {"smoke": (1e3, 5e4), "small": (5e4, 1.5e6), "paper": (3e6, 2e8)}
+"""Parameters of each size: seconds, half an hour of two cores, days of a GPU."""
+
+
+def shape_of(recipe) -> ModelShape:
+    """Of the data that the recipe simulates; one field on a ring where it is given its data."""
+    if recipe.simulation is None:
+        return ModelShape(channels=1, periodic=(True,))
+    info = get_system(recipe.simulation.system).info
+    fields = len(info.fields)
+    static = int(info.name == "kolmogorov-flow")
+    told = len(info.parameters) if recipe.tell_parameters else 0
+    return ModelShape(fields, (True,) * len(info.shape), (0.0,) * told, (1.0,) * told, static=static)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_builds_a_model_of_its_size_whose_stages_train_it(name):
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.emulator, ModelShape(channels=1, periodic=(True,)))
+        model = build_model(recipe.emulator, shape_of(recipe))
     low, high = SIZES[name.rpartition("-")[2]]
     assert low < sum(weight.numel() for weight in model.parameters()) < high
     assert isinstance(model, Trainable)
@@ -176,3 +188,29 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match=r"binary\.yaml"):
         read_recipe(tmp_path / "binary.yaml")
+
+
+PUBLISHED_COUNTS = {
+    "burgers/joint-paper": (3_481_769, "3.5 M"),
+    "ks64/joint-paper": (43_019_689, "43.0 M"),
+    "ks64/universal-paper": (43_023_145, "43.0 M"),
+    "ks64/amortised-paper": (43_023_145, "43.0 M"),
+    "ks64/joint-modern-paper": (55_933_385, "55.9 M"),
+    "ks64/universal-modern-paper": (55_936_841, "55.9 M"),
+    "kolmogorov/joint-paper": (129_857_579, "129.9 M"),
+    "kolmogorov/joint-original-paper": (22_900_363, "22.9 M"),
+    "kolmogorov/universal-paper": (22_917_643, "22.9 M"),
+    "kolmogorov/amortised-paper": (22_917_643, "22.9 M"),
+    "kolmogorov/joint-modern-paper": (156_727_563, "156.7 M"),
+}
+"""Exact counts of the published layers, and the figures of the published table."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_paper_recipes_have_the_published_number_of_parameters(name):
+    recipe = get_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.emulator, shape_of(recipe))
+    count = sum(weight.numel() for weight in model.parameters())
+    exact, published = PUBLISHED_COUNTS[name]
+    assert count == exact and f"{count / 1e6:.1f} M" == published

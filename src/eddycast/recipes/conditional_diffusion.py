@@ -156,8 +156,8 @@ SMOKE: dict[str, dict[str, Any]] = {
 }
 NETWORK = UNetConfig(channels=(64, 80, 80), blocks=1)
 SMALL_KS = {
-    "acdm": (replace(ACDM, network=NETWORK), "autoregressive diffusion whose known states are noised (ACDM)"),
-    "fno": (RegressionConfig(network=FNOConfig()), "deterministic Fourier neural operator, mean squared error"),
+    "joint-acdm": (replace(ACDM, network=NETWORK), "autoregressive diffusion whose known states are noised (ACDM)"),
+    "regression-fno": (RegressionConfig(network=FNOConfig()), "deterministic Fourier neural operator, mean squared error"),
     "refiner": (RefinerConfig(network=NETWORK), TITLES["refiner"]),
 }
 SMALL_KOLMOGOROV = {
