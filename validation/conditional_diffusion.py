@@ -7,15 +7,22 @@ Times count states with a correlation of at least 0.8: all of them (`counted`, a
 
 from __future__ import annotations
 
+import json
 import math
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eddycast import api, metrics
+from eddycast.api.forecaster import configured
+from eddycast.errors import InputError
 
 Forecasters = Mapping[str, api.Forecaster]
 GAMMAS = (0.1, 0.3, 1.0)
@@ -185,31 +192,268 @@ def baselines(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, A
     return {"forecast_rows": rows, "note": "done"}
 
 
-def lengths(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
-    """Seconds and peak memory of both ways of sampling against the length of the forecast, one member at a time."""
-    import resource
+FRAMES, NOISE, FRACTIONS = 40, 0.05, (0.02, 0.05, 0.15, 0.5)
+"""Of the offline task: 20 time units, errors of 0.05 standard deviations, at 1.3 to 32 of 64 points in each frame."""
+GUIDED_STEPS = 32
+AUTOREGRESSIVE = {"rollout": "autoregressive", "overlap": 4, "num_steps": GUIDED_STEPS}
+AT_ONCE = {"rollout": "all-at-once", "stride": 2, "num_steps": GUIDED_STEPS}
+WIDTHS = (0.03, 0.1, 0.3)
 
-    model, rows = runs["joint"], {}
-    for steps in (24, 48, 96, 192):
-        for name, overrides in (
-            ("autoregressive", {"context": 4, "overlap": 4, "num_steps": 16}),
-            ("all at once", {"context": 4, "rollout": "all-at-once", "num_steps": 16, "chunk": 1024}),
-        ):
-            start = time.monotonic()
-            made = model.forecast(
-                dataset.initial("test", start=7, leads=steps).select(range(1)),
-                steps=steps,
-                members=4,
-                seed=seed,
-                overrides=overrides,
-            )
-            rows[f"{name}, {steps} states"] = {
-                "steps": steps,
-                "seconds": round(time.monotonic() - start, 2),
-                "passes_forward": made.attrs["eddycast_network_passes_forward"],
-                "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            }
+
+def with_settings(forecaster: api.Forecaster, settings: dict[str, Any]) -> api.Forecaster:
+    """The same run with other settings of its sampler, for forecasts inside of assimilation."""
+    assert forecaster.run is not None
+    return replace(forecaster, run=replace(forecaster.run, emulator=configured(forecaster.run.emulator, settings)))
+
+
+def analysis_row(
+    dataset: api.Dataset,
+    forecaster: api.Forecaster,
+    observations: api.Observations,
+    method: str,
+    settings: dict[str, Any],
+    *,
+    members: int,
+    seed: int,
+    **task: Any,
+) -> dict[str, Any]:
+    """One analysis (or online forecasts) of stored observations: scores over all frames, passes, seconds."""
+    unit, std = standing(dataset)
+    wall, cpu = time.monotonic(), time.process_time()
+    try:
+        made = forecaster.assimilate(
+            observations, method=method, members=members, seed=seed, overrides=settings, **task
+        )
+    except InputError as error:
+        return {"failed": str(error), "rmsd": math.inf}
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    states = torch.from_numpy(made["u"].transpose("member", "init", "lead_time", "x").values)
+    frames, steps = torch.as_tensor(made["frame"].values), states.shape[2]
+    numbers = torch.as_tensor(made["trajectory"].values)
+    truth = torch.stack(
+        [dataset.read(int(one), int(at), int(at) + steps)[:, 0] for one, at in zip(numbers, frames, strict=True)]
+    )
+    quarter = states.shape[2] // 4
+    late = (states.mean(dim=0) - truth)[:, -quarter:].square().mean().sqrt().item() / std
+    return figures(states, truth, dataset.dt, unit, std) | {
+        "method": method,
+        "settings": settings,
+        "rmse_of_mean_last_quarter": late,
+        "passes_forward": made.attrs["eddycast_network_passes_forward"],
+        "passes_backward": made.attrs["eddycast_network_passes_backward"],
+        "seconds": round(wall, 1),
+        "cpu_seconds": round(cpu, 1),
+    }
+
+
+def offline(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """(c) Analyses of the same stored observations, window by window or all at once, from sparse to dense.
+
+    gamma is chosen for each method and share of points on 4 trajectories of the validation split.
+    """
+    rows, trials = {}, {}
+    solver = api.load("system:kuramoto-sivashinsky")
+    ways = {
+        "joint, autoregressive": (runs["joint"], "sda", AUTOREGRESSIVE, WIDTHS),
+        "joint, all at once": (runs["joint"], "sda", AT_ONCE, WIDTHS),
+        "joint, all at once, 1 correction": (runs["joint"], "sda", AT_ONCE | {"corrections": 1}, WIDTHS),
+        "hybrid (universal, autoregressive)": (runs["universal"], "sda", AUTOREGRESSIVE, WIDTHS),
+        "universal, all at once": (runs["universal"], "sda", AT_ONCE, WIDTHS),
+        "hybrid, MMPS": (runs["universal"], "mmps", AUTOREGRESSIVE, ()),
+        "interpolation": (runs["universal"], "interpolation", {}, ()),
+        "ETKS, perfect model": (solver, "etkf", {"inflation": 1.0, "passes": 4}, ()),
+    }
+    for fraction in FRACTIONS:
+        common: dict[str, Any] = {"fraction": fraction, "noise": NOISE, "steps": FRAMES, "start": 20, "seed": seed}
+        tuning = api.observe(dataset, split="valid", trajectories=4, **common)
+        observations = api.observe(dataset, split="test", trajectories=8, **common)
+        for name, (model, method, fixed, widths) in ways.items():
+            label, settings = f"{name} @ {fraction:g}", fixed
+            if widths:
+                tried = [
+                    analysis_row(dataset, model, tuning, method, fixed | {"gamma": gamma}, members=1, seed=seed)["rmsd"]
+                    for gamma in widths
+                ]
+                trials[label] = dict(zip(map(str, widths), tried, strict=True))
+                settings = fixed | {"gamma": widths[min(range(len(widths)), key=lambda number: finite(tried[number]))]}
+            members = 64 if method == "etkf" else 4
+            rows[label] = analysis_row(dataset, model, observations, method, settings, members=members, seed=seed)
+            tell(label, rows[label])
+    return {"analysis_rows": rows, "trials": trials, "note": "done"}
+
+
+def online(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """(d) Blocks of 10 frames with 10 % of the points, and a forecast to frame 60 from each."""
+    observations = api.observe(
+        dataset, split="test", trajectories=4, fraction=0.1, noise=NOISE, steps=40, start=20, seed=seed
+    )
+    task: dict[str, Any] = {"mode": "online", "block": 10, "forecast": 60}
+    joint = with_settings(
+        runs["joint"], {"context": 4, "overlap": 4, "sampler": "ancestral", "num_steps": 64, "gamma": 0.3}
+    )
+    universal = with_settings(runs["universal"], {"context": 1, "overlap": 1})
+    ways = {
+        "joint, autoregressive": (joint, "sda", AUTOREGRESSIVE | {"gamma": 0.1}, 4),
+        "joint, all at once": (joint, "sda", AT_ONCE | {"gamma": 0.1}, 4),
+        "joint, all at once, 1 correction": (joint, "sda", AT_ONCE | {"gamma": 0.1, "corrections": 1}, 4),
+        "hybrid (universal, autoregressive)": (universal, "sda", AUTOREGRESSIVE | {"gamma": 0.1}, 16),
+        "hybrid, MMPS": (universal, "mmps", AUTOREGRESSIVE, 16),
+        "ETKS on the universal model": (universal, "etkf", {}, 64),
+        "interpolation, then the universal model": (universal, "interpolation", {}, 16),
+        "ETKS, perfect model": (api.load("system:kuramoto-sivashinsky"), "etkf", {"inflation": 1.0, "passes": 4}, 64),
+    }
+    rows = {}
+    for name, (model, method, settings, members) in ways.items():
+        rows[name] = analysis_row(dataset, model, observations, method, settings, members=members, seed=seed, **task)
+        tell(name, rows[name])
+    return {"analysis_rows": rows, "note": "done"}
+
+
+def hybrid(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """What guidance does in the hybrid: previous states by input or by guidance, observations by guidance or not at all, over gamma."""
+    observations = api.observe(
+        dataset, split="test", trajectories=8, fraction=0.1, noise=NOISE, complete=4, steps=FRAMES, start=20, seed=seed
+    )
+    rows, model = {}, runs["universal"]
+    for previous in ("input", "guidance"):
+        fixed = AUTOREGRESSIVE | {"previous": previous, "given": 4}
+        for gamma in (0.01, 0.03, 0.1, 0.3, 1.0):
+            name = f"previous states by {previous}, observations by guidance, gamma {gamma:g}"
+            settings = fixed | {"gamma": gamma}
+            rows[name] = analysis_row(dataset, model, observations, "sda", settings, members=4, seed=seed)
+            tell(name, rows[name])
+        name = f"previous states by {previous}, no observations"
+        rows[name] = analysis_row(
+            dataset, model, observations, "sda", fixed | {"observed": "none", "gamma": 0.1}, members=4, seed=seed
+        )
+        tell(name, rows[name])
+    return {"analysis_rows": rows, "note": "done"}
+
+
+HARD = {
+    "10 % random": {"fraction": 0.1},
+    "3 % random": {"fraction": 0.03},
+    "26 fixed": {"sensors": 26},
+    "8 fixed": {"sensors": 8},
+}
+
+
+def hard(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """640 states at L = 64, 256 points, errors of 0.1 standard deviations: the hybrid beside the filter with the perfect model."""
+    rows = {}
+    solver = api.load("system:kuramoto-sivashinsky")
+    for name, where in HARD.items():
+        observations = api.observe(dataset, split="test", trajectories=2, noise=0.1, steps=640, seed=seed, **where)
+        for label, (model, method, settings, members) in {
+            "hybrid, SDA": (runs["universal"], "sda", HARD_SETTINGS | {"gamma": 0.1}, 16),
+            "ETKF, perfect model": (solver, "etkf", {"inflation": 1.02}, 100),
+            "interpolation": (runs["universal"], "interpolation", {}, 16),
+        }.items():
+            task: dict[str, Any] = {"mode": "filter"} if method == "etkf" else {}
+            row = analysis_row(dataset, model, observations, method, settings, members=members, seed=seed, **task)
+            rows[f"{label} @ {name}"] = row
+            tell(f"{label} @ {name}", row)
+    return {"analysis_rows": rows, "note": "done"}
+
+
+HARD_SETTINGS = {"rollout": "autoregressive", "overlap": 1, "num_steps": 16}
+
+
+def tell(name: str, row: dict[str, Any]) -> None:
+    told = row.get("failed") or (
+        f"rmsd {row['rmsd']:.3f}, of the mean {row['rmsd_mean']:.3f}, spread / error {row.get('spread_skill', 0):.2f}, "
+        f"{row['cpu_seconds']:.0f} s"
+    )
+    print(f"  {name:<60} {told}", flush=True)
+
+
+def lengths(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """Seconds and peak memory of both ways of sampling against the length of the forecast; each in a process of its own."""
+    run = runs["joint"].path
+    assert run is not None
+    rows = {}
+    for steps in (24, 48, 96, 192, 288):
+        for name in WAYS:
+            command = [sys.executable, __file__, str(run), str(steps), name]
+            done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603, our own words
+            rows[f"{name}, {steps} states"] = json.loads(done.stdout)
     return {"length_rows": rows, "note": "done"}
+
+
+UNSEEN: dict[str, dict[str, dict[str, Any]]] = {
+    "burgers": {
+        "as in training": {},
+        "initial field half as smooth": {"initial": {"length_scale": 0.1}},
+        "initial field twice as large": {"initial": {"deviation": 0.42}},
+    },
+    "kolmogorov-flow": {
+        "as in training": {},
+        "initial peak at wavenumber 8": {"initial": {"peak_wavenumber": 8, "max_velocity": 3}},
+        "forcing wavenumber 3": {"parameters": {"forcing_wavenumber": 3}},
+        "forcing wavenumber 6": {"parameters": {"forcing_wavenumber": 6}},
+    },
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "burgers": {"steps": 101, "grid": (128,), "dt": 0.01},
+    "kolmogorov-flow": {
+        "steps": 64, "grid": (32, 32), "solver_grid": (64, 64), "dt": 0.2, "spin_up": 12.8,
+        "parameters": {"viscosity": 5e-3, "drag": 0.1}, "initial": {"peak_wavenumber": 4, "max_velocity": 3},
+    },
+}  # fmt: skip
+
+
+def unseen(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """Initial spectra and forcing that were not in training: fresh trajectories, 16 members, beside persistence."""
+    system = str(dataset.attributes["system"])
+    rows = {}
+    for name, changes in UNSEEN[system].items():
+        settings = SHAPES[system] | {"trajectories": 8, "seed": 99, "split": (0.0, 0.0, 1.0)}
+        for key, value in changes.items():
+            settings[key] = settings.get(key, {}) | value
+        test = api.simulate(system, **settings)
+        initial = test.initial("test", start=0, leads=60)
+        for label, model in {**runs, "persistence": api.load("baseline:persistence")}.items():
+            members = 1 if label in ("regression", "persistence") else 16
+            made = model.forecast(initial, steps=60, members=members, seed=seed)
+            scores = api.evaluate(made, truth=test)
+            found = {"members": members, "passes_forward": made.attrs["eddycast_network_passes_forward"]}
+            for score in ("vrmse_member", "crps", "spread_skill", "correlation_member"):
+                if score in scores.data:
+                    curve = scores.data[score].mean("field").values
+                    found[score] = {str(lead): float(curve[lead - 1]) for lead in (1, 5, 10, 20, 40, 60)}
+            rows[f"{label}, {name}"] = found
+            print(f"  {label}, {name}: {found['vrmse_member']}", flush=True)
+    return {"unseen_rows": rows, "note": "done"}
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "autoregressive 5|4": {"context": 4, "overlap": 4, "num_steps": 16, "sampler": "ddim"},
+    "all at once": {"context": 4, "rollout": "all-at-once", "num_steps": 16, "sampler": "ddim", "chunk": 4096},
+}
+
+
+def measure(run: str, steps: int, way: str) -> None:
+    """Four members of one case, after a first short forecast that pays for what is paid once; prints JSON."""
+    torch.set_num_threads(1)
+    model = api.load(run)
+    assert model.run is not None
+    fresh = api.simulate("kuramoto-sivashinsky", trajectories=1, steps=steps + 9, dt=0.5, seed=7)
+    start = replace(fresh, splits={"test": fresh.splits["train"]}).initial("test", start=7).select(range(1))
+    model.forecast(start, steps=2, members=1, overrides=WAYS[way] | {"num_steps": 2})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    clock = time.monotonic()
+    made = model.forecast(start, steps=steps, members=4, overrides=WAYS[way])
+    print(
+        json.dumps(
+            {
+                "steps": steps,
+                "members": 4,
+                "seconds": round(time.monotonic() - clock, 2),
+                "passes_forward": made.attrs["eddycast_network_passes_forward"],
+                "extra_megabytes": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+            }
+        )
+    )
 
 
 PROTOCOLS = {
@@ -217,4 +461,13 @@ PROTOCOLS = {
     "cd-splits": splits,
     "cd-baselines": baselines,
     "cd-lengths": lengths,
+    "cd-offline": offline,
+    "cd-online": online,
+    "cd-hybrid": hybrid,
+    "cd-hard": hard,
+    "cd-unseen": unseen,
 }
+
+
+if __name__ == "__main__":
+    measure(sys.argv[1], int(sys.argv[2]), sys.argv[3])

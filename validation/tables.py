@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import conditional_tables
+
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 LYAPUNOV_LEADS = {2: "1", 3: "2", 5: "4", 6: "5"}
@@ -307,6 +309,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance-rules": guidance_rules,
     "guidance-corrections": guidance_corrections,
     "guidance-schedules": guidance_schedules,
+    **conditional_tables.TABLES,
 }
 
 

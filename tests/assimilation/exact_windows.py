@@ -205,7 +205,9 @@ def smoother(process: Process, obs: Observations, case: int, until: int | None =
     seen, values, std = _seen(obs, case, slice(None))
     if until is not None:
         seen = seen & (torch.arange(size) < until * process.points)
-    return conditioned(Law(torch.zeros(size, dtype=torch.float64), process.covariance(obs.num_times)), seen, values, std)
+    return conditioned(
+        Law(torch.zeros(size, dtype=torch.float64), process.covariance(obs.num_times)), seen, values, std
+    )
 
 
 def sequential(
@@ -217,18 +219,22 @@ def sequential(
     overlap: int,
     resampled: bool,
     start: Law | None = None,
+    told_first: int | None = None,
     told_std: float = 0.01,
 ) -> Law:
     """Law of windows sampled one after the other, each exactly given the sample of its overlap and its own observations.
 
     With `resampled` the overlap is seen with an error of `told_std`, drawn again, and replaced; otherwise it is known and stays.
-    `start`: law of the states known at the first frames; None for nothing known.
+    `start`: law of the states known at the first frames; None for nothing known. The first window is told all of them, or the last
+    `told_first`.
     """
     points, size = process.points, obs.num_times * process.points
     law = Law(torch.zeros(0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)) if start is None else start
     prior, first = process.covariance(frames), True
     while len(law.mean) < size:
-        told = len(law.mean) if first else overlap * points
+        told = overlap * points
+        if first:
+            told = len(law.mean) if told_first is None else told_first * points
         begin = len(law.mean) - told
         frame = begin // points
         seen, values, std = _seen(obs, case, slice(frame, frame + frames))

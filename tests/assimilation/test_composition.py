@@ -46,9 +46,7 @@ def errors(process: Process, k: int, rho: float) -> tuple[float, float]:
     return (square.mean() / scale).sqrt().item(), (square[FRAMES // 2] / scale).sqrt().item()
 
 
-@pytest.mark.parametrize(
-    "process, order", [(chain(0.8, points=1), 1), (chain(1.6, -0.8, points=1), 2), (tracer(4), 1)]
-)
+@pytest.mark.parametrize("process, order", [(chain(0.8, points=1), 1), (chain(1.6, -0.8, points=1), 2), (tracer(4), 1)])
 def test_the_prior_score_is_exact_once_k_covers_the_order_of_the_chain(process, order):
     """At noise rho the error falls like rho^2, or faster, to the score of the clean series; with k below the order it does not fall."""
     for k in (1, 2, 3):
@@ -152,5 +150,5 @@ def test_a_series_shorter_than_the_window_or_a_stride_beyond_it_is_refused():
     model = Tagged(5)
     with pytest.raises(ValueError, match="shorter than the window of 5"):
         compose(model, torch.zeros(1, 4, 1, 1), blank(1, chain(0.8, points=1)))
-    with pytest.raises(ValueError, match="stride must lie in 1 ... 5"):
+    with pytest.raises(ValueError, match=r"stride must lie in 1 \.\.\. 5"):
         compose(model, torch.zeros(1, 9, 1, 1), blank(1, chain(0.8, points=1)), stride=6)

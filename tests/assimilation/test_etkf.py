@@ -125,15 +125,18 @@ def test_analysis_is_the_kalman_update_with_the_sample_covariance(members):
         torch.testing.assert_close(covariance(analysis[:, case]), p - gain @ h @ p, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("mode", ["filter", "smooth", "online"])
+@pytest.mark.parametrize("mode", ["filter", "smooth", "blocks"])
 @pytest.mark.parametrize("rotate", [False, True])
 @pytest.mark.parametrize("empty", [(), (0, 3), (5,)])
 def test_without_model_noise_the_cycle_is_kalman_and_rts_to_rounding(mode, rotate, empty):
     model, obs, start = LinearModel(), observations(empty=empty), background(12)
-    options = ETKFOptions(inflation=1.0, rotate=rotate, block=4)
-    analysis = assimilate(
-        "etkf", model, obs, obs.conditions(), members=12, seed=0, mode=mode, background=start, options=options
-    )
+    options = ETKFOptions(inflation=1.0, rotate=rotate)
+    if mode == "blocks":
+        analysis = ensemble_kalman(model, obs, obs.conditions(), start, seed=0, block=4, options=options)
+    else:
+        analysis = assimilate(
+            "etkf", model, obs, obs.conditions(), members=12, seed=0, mode=mode, background=start, options=options
+        )
     assert analysis.shape == (12, 2, 6, 1, POINTS)
     for case in range(2):
         first = start[:, case, 0, 0]
@@ -245,6 +248,36 @@ def test_inflation_widens_the_forecast_and_not_the_analysis():
         spread.append(analysis.var(dim=0))
     torch.testing.assert_close(spread[1][:, 0], spread[0][:, 0])
     torch.testing.assert_close(spread[1][:, 1], 1.69 * spread[0][:, 1])
+
+
+@pytest.mark.parametrize("mode", ["filter", "smooth"])
+def test_a_continued_cycle_starts_one_frame_before_its_observations(mode):
+    """The last state of an analysis up to frame 2 takes frames 3 to 5 in: the filter's mean and covariance there, with its inflation."""
+    model, obs, start = LinearModel(), observations(), background(12)
+    options = ETKFOptions(inflation=1.1)
+    settings = {"members": 12, "seed": 0, "options": options}
+    whole = assimilate("etkf", model, obs, obs.conditions(), mode="filter", background=start, **settings)
+    late = obs.window(3, 6)
+    analysis = assimilate(
+        "etkf", model, late, late.conditions(), mode=mode, background=whole[:, :, 2:3], continued=True, **settings
+    )
+    assert analysis.shape[2] == 3
+    if mode == "filter":
+        torch.testing.assert_close(analysis, whole[:, :, 3:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(analysis[:, :, -1], whole[:, :, -1], rtol=0, atol=1e-9)
+
+
+def test_a_continued_cycle_draws_noise_of_its_own_for_the_step_from_the_frame_before():
+    model, obs, start = LinearModel(noise_std=1.0), observations(empty=(0, 1, 2, 3, 4)), background(4)
+    options = ETKFOptions(inflation=1.0)
+    analysis = assimilate(
+        "etkf", model, obs, obs.conditions(), members=4, seed=0, mode="filter", background=start, continued=True,
+        options=options,
+    )  # fmt: skip
+    first = analysis[:, :, 0] - start[:, :, 0] @ model.matrix.T
+    for frame in range(1, 5):
+        kick = analysis[:, :, frame] - analysis[:, :, frame - 1] @ model.matrix.T
+        assert (kick - first).abs().max() > 0.1
 
 
 def test_rotation_is_orthogonal_keeps_the_mean_and_is_uniform():

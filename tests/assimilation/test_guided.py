@@ -27,7 +27,9 @@ CHAIN = chain(0.8)
 MEMBERS = 128  # the error of the mean is 0.09 by chance
 
 
-def draw(obs: Observations, options: GuidedOptions, frames: int = 6, *, members: int = MEMBERS, process=CHAIN, **settings):
+def draw(
+    obs: Observations, options: GuidedOptions, frames: int = 6, *, members: int = MEMBERS, process=CHAIN, **settings
+):
     model = {key: settings.pop(key) for key in ("kind", "overlap", "chunk", "context") if key in settings}
     return assimilate(
         options.rule, emulator(process, frames, **model), obs, obs.conditions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_members_have_the_law_of_the_posterior():
 
 def test_what_is_seen_everywhere_without_noise_comes_back():
     states = wave(2, 5)
-    obs = watch(states, LINE, 1e-3, fraction=1.0, noise_free=True)
+    obs = watch(states, LINE, 1e-3, fraction=1.0, added_std=torch.zeros(1))
     found = assimilate("interpolation", None, obs, obs.conditions(), members=1, seed=0)[0]
     assert (found - states).abs().max() < 1e-3
 
@@ -117,6 +118,23 @@ def test_a_background_gives_mean_and_spread_at_each_point():
     far = ~obs.mask.any(dim=1, keepdim=True).expand_as(found)
     profile_error = (found - profile)[far].abs().max()
     assert profile_error < 0.5  # between sensors: the climatological mean at that point
+
+
+def test_scales_are_fitted_to_the_cases_that_have_observations():
+    states = wave(3, 8)
+    obs = watch(states, LINE, 0.03, fraction=0.3)
+    empty = replace(obs, values=torch.cat([torch.full_like(obs.values[:1], torch.nan), obs.values[1:]]))
+    rest = empty.select(torch.tensor([1, 2]))
+    options = InterpolationOptions(rounds=1)
+    assert fit_scales(empty, seed=0, options=options) == fit_scales(rest, seed=0, options=options)
+    found = assimilate("interpolation", None, empty, empty.conditions(), members=1, seed=0, options=options)[0]
+    mean = gaussian_prior(empty, (1.0, 1.0)).mean
+    torch.testing.assert_close(found[0], mean.expand_as(found[0]), rtol=0, atol=1e-9)  # nothing else is known of it
+    single = torch.full_like(obs.values, torch.nan)
+    single[:, 0, 0, 0] = 1.0
+    alone = replace(obs, values=single)
+    with pytest.raises(InputError, match="no case has two of them: set scales"):
+        assimilate("interpolation", None, alone, alone.conditions(), members=1, seed=0)
 
 
 def test_stiff_problems_and_bad_scales_are_told():

@@ -192,6 +192,15 @@ def test_reliable_ensembles_are_hardly_ever_accused(cases, draws, most):
     assert alarms <= most
 
 
+def test_identical_members_that_are_right_have_not_collapsed(sound):
+    """The solver as oracle: no spread and hardly an error."""
+    truth, members = sound
+    oracle = truth[:CASES, None, 1:] + 0.01 * members[:, :1].expand_as(members)
+    scores = scored(truth, oracle)
+    assert scores.signatures == []
+    assert any("no spread at all" in sentence for sentence in scores.diagnosis())
+
+
 def test_a_blow_up_says_when_and_what_to_do(sound):
     truth, members = sound
     text = " ".join(scored(truth, thrown(members)).diagnosis())

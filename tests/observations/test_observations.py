@@ -127,14 +127,21 @@ def test_land_is_not_observed_and_its_nan_does_not_spread(instrument):
         assert not obs.mask[..., ~valid].any()
     seen = obs.operator()(states)
     assert torch.isfinite(seen).all() and (seen[~obs.mask] == 0).all()
-    clean = observe(states, **settings, **instrument, noise_free=True)
+    clean = observe(states, **settings, **instrument, added_std=torch.zeros(2))
     torch.testing.assert_close(clean.filled, clean.operator()(states))
 
 
 def test_block_means_weigh_by_area():
     states = torch.arange(24.0).reshape(1, 1, 1, 4, 6)
     obs = observe(
-        states, grid=GRID, fields=(("u", "1"),), dt=1.0, noise_std=STD[:1], seed=0, coarsen=(2, 2), noise_free=True
+        states,
+        grid=GRID,
+        fields=(("u", "1"),),
+        dt=1.0,
+        noise_std=STD[:1],
+        seed=0,
+        coarsen=(2, 2),
+        added_std=torch.zeros(1),
     )
     expected = (0.5 * (0 + 1) + 0.94 * (6 + 7)) / (2 * (0.5 + 0.94))
     assert obs.values[0, 0, 0, 0, 0].item() == pytest.approx(expected, rel=1e-6)
@@ -199,6 +206,33 @@ def test_windows_and_cases_move_frames_and_time():
     assert isinstance(part.operator(), MaskOperator)
 
 
+def test_first_frames_may_be_seen_everywhere():
+    """Fresh points at each frame or fixed sensors come after them, as they would without."""
+    valid = torch.ones(4, 6, dtype=torch.bool)
+    valid[0, :3] = False
+    for instrument in ({"fraction": 0.2}, {"sensors": 3}):
+        plain, begun = (example(valid=valid, complete=complete, **instrument)[1] for complete in (0, 2))
+        assert begun.mask[:, :2, :, valid].all() and not begun.mask[..., ~valid].any()
+        assert torch.equal(begun.mask[:, 2:], plain.mask[:, 2:]) and torch.equal(
+            begun.filled[:, 2:], plain.filled[:, 2:]
+        )
+        assert begun.kind == "points"
+        used, withheld = begun.withhold(0.2, seed=0)
+        assert torch.equal(used.mask ^ withheld.mask, begun.mask)
+    whole = example(fraction=0.2, complete=5)[1]
+    assert whole.mask.all()
+
+
+def test_added_and_stated_noise_may_differ():
+    states, plain = example(fraction=0.5)
+    std = torch.tensor([0.01, 0.02])
+    clean = example(fraction=0.5, noise_std=std, added_std=torch.zeros(2))[1]
+    assert torch.equal(clean.mask, plain.mask) and torch.equal(clean.noise_std, std)
+    assert torch.equal(clean.values[clean.mask], states[clean.mask]), "no error at all"
+    wrong = example(fraction=0.5, noise_std=std, added_std=STD)[1]
+    assert torch.equal(wrong.filled, plain.filled) and torch.equal(wrong.noise_std, std)
+
+
 def test_only_some_fields_are_seen():
     _, obs = example(only=["t"])
     assert not obs.mask[:, :, 0].any() and obs.mask[:, :, 1].any()
@@ -217,6 +251,9 @@ def test_only_some_fields_are_seen():
         ({"noise_std": torch.tensor([0.1, torch.nan])}, "must be positive"),
         ({"noise_std": torch.tensor([0.1])}, "One noise std per field"),
         ({"fraction": None}, "exactly one"),
+        ({"complete": 6}, "0 to 5, with fraction or sensors; got 6"),
+        ({"complete": -1}, "got -1"),
+        ({"coarsen": 2, "complete": 1}, "got 1 with coarsen"),
     ],
 )
 def test_bad_requests_are_told_in_one_line(changes, words):
@@ -292,6 +329,32 @@ def test_a_double_value_and_a_second_std_are_told(tmp_path):
     path.write_text("\n".join([*lines[:-1], lines[-1] + "e1"]))
     with pytest.raises(InputError, match="each field has one noise std"):
         Observations.open(path)
+
+
+def test_masks_and_arrays_of_another_shape_are_told(tmp_path):
+    """Files whose values, mask of valid points or parameters do not have the shape that their header announces."""
+    xarray = pytest.importorskip("xarray")
+    valid = torch.ones(4, 6, dtype=torch.bool)
+    _, obs = example(valid=valid)
+    obs.save(tmp_path / "obs.nc")
+    with xarray.open_dataset(tmp_path / "obs.nc", engine="h5netcdf", decode_times=False) as opened:
+        whole = opened.load()
+    for name, cut, words in (
+        (
+            "eddycast_valid",
+            {"state_x": slice(0, 5)},
+            r"'eddycast_valid' is .*shape \(4, 5\), expected numbers of shape \(4, 6\)",
+        ),
+        ("u", {"x": slice(0, 5)}, r"'u' is .* expected numbers of shape \(3, 5, 4, 6\)"),
+    ):
+        dims = [f"other_{dim}" if dim in cut else dim for dim in whole[name].dims]
+        spoiled = whole.assign({name: (dims, whole[name].isel(cut).values, whole[name].attrs)})
+        spoiled.to_netcdf(tmp_path / "spoiled.nc", engine="h5netcdf")
+        with pytest.raises(InputError, match=words) as told:
+            Observations.open(tmp_path / "spoiled.nc")
+        assert "\n" not in str(told.value)
+    with pytest.raises(InputError, match=r"do not fit \(case, time, channel"):
+        replace(obs, values=obs.values[..., :5])
 
 
 def test_unreadable_and_unwritable_files_are_told(tmp_path):

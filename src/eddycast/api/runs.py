@@ -183,7 +183,10 @@ def assimilate(
     progress: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Assimilate observations to a file; see `Forecaster.assimilate`. `say` is told in a line what it cost."""
+    """Assimilate observations to a file; see `Forecaster.assimilate`.
+
+    `say` is told what it cost, and how many cases have no observation, in a line each.
+    """
     check_output(out)
     place = distributed.local_device(device)
     given = observations if isinstance(observations, Observations) else Observations.open(observations)
@@ -204,4 +207,8 @@ def assimilate(
     path = write(result, Path(out))
     if say is not None:
         say(passes_line(result.attrs))
+        if lost := int((~given.mask.flatten(1).any(dim=1)).sum()):
+            say(
+                f"{lost} of {given.num_cases} cases have no observation: theirs are draws of what is known without any."
+            )
     return path

@@ -68,6 +68,8 @@ def _dispersion(scores: Scores, field: str) -> list[str]:
     ratio, low, high = (scores.series(f"spread_skill{end}", field) for end in ("", "_low", "_high"))
     if not np.isfinite(ratio).any():
         return []
+    if float(np.nanmax(scores.series("spread", field))) == 0.0:
+        return ["Has no spread at all: its members are identical; draw them with different noise."]
     kind = "analysis" if scores.analysis else "forecast"
     under = _persistent((ratio < LOW_RATIO) & ~(high >= 1))
     over = _persistent((ratio > HIGH_RATIO) & ~(low <= 1))

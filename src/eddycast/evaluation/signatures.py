@@ -198,7 +198,7 @@ def _unstable(scores: Scores, field: str) -> Iterator[Signature]:
 def _departure(scores: Scores) -> Iterator[Signature]:
     """An analysis far from the very observations that it used."""
     departure = scores.attributes.get("eddycast_observed_departure_rms", float("nan"))
-    if not departure > DEPARTURE:
+    if not DEPARTURE < departure < math.inf:  # infinite where observations are said to be exact
         return
     name = _unstable_name(scores)
     yield Signature(
@@ -218,7 +218,7 @@ def _collapse(scores: Scores, field: str) -> Iterator[Signature]:
     error = _normalised(scores, "rmse_mean", field)
     what = "analysis" if scores.analysis else "forecast"
     advice = "draw them with different noise, or use a model that draws at all"
-    if np.isfinite(ratio).any() and float(np.nanmax(spread)) == 0.0:
+    if np.isfinite(ratio).any() and float(np.nanmax(spread)) == 0.0 and bool((error > SKILL_THAT_MATTERS).any()):
         yield Signature(
             "mode collapse",
             field,

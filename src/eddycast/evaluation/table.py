@@ -230,7 +230,7 @@ def _deviations(scores: Scores, field: str) -> list[str]:
 def deviation(scores: Scores, field: str, forecast: str, norm: str) -> tuple[float, float, float, float]:
     """RMSD, its interval and its standard error, in units of the field; NaN where there is none."""
     if "rmsd" not in scores.data or field not in scores.fields or norm not in scores.data["norm"].values:
-        return (math.nan,) * 4
+        return math.nan, math.nan, math.nan, math.nan
     key = {"field": field, "forecast": forecast, "norm": norm}
     value, low, high, error = (float(scores.data[f"rmsd{end}"].sel(key)) for end in ("", "_low", "_high", "_se"))
     return value, low, high, error

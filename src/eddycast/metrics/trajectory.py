@@ -69,7 +69,8 @@ def standard_error(values: Tensor, shown: Tensor | None = None) -> Tensor:
     Returns: NaN with fewer than two cases, or where one of them is NaN.
     """
     shown = torch.ones_like(values, dtype=torch.bool) if shown is None else shown
-    count = shown.sum(dim=0)
-    mean = torch.where(shown, values, 0.0).sum(dim=0) / count
-    square = torch.where(shown, values - mean, 0.0).square().sum(dim=0)
+    kept = torch.ones_like(values, dtype=torch.bool) if shown is None else shown
+    count = kept.sum(dim=0)
+    mean = torch.where(kept, values, 0.0).sum(dim=0) / count
+    square = torch.where(kept, values - mean, 0.0).square().sum(dim=0)
     return torch.where(count > 1, square / ((count - 1) * count), torch.nan).sqrt()

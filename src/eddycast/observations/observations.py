@@ -81,6 +81,12 @@ class Observations:
                 f"Observed values of shape {tuple(self.values.shape)} do not fit (case, time, channel, *observed) = "
                 f"({cases}, time, {len(self.fields)}, {', '.join(map(str, observed))}): check the grid and the fields."
             )
+        if self.frames.shape != (cases,):
+            raise InputError(f"One first frame per case expected ({cases}), got {tuple(self.frames.shape)}.")
+        if self.valid is not None and self.valid.shape != self.grid.shape:
+            raise InputError(
+                f"The mask of valid points has the shape {tuple(self.valid.shape)}, the grid has {self.grid.shape}."
+            )
         if self.noise_std.shape != (len(self.fields),):
             raise InputError(
                 f"One noise std per field expected ({len(self.fields)}), got {tuple(self.noise_std.shape)}."

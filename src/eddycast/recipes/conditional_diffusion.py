@@ -138,7 +138,7 @@ def recipes() -> list[Recipe]:
     ):
         for label, (emulator, what) in emulators.items():
             small = Recipe(
-                f"{name}/{label}-small", f"{title}, {what}.", emulator, simulation=simulation,
+                f"{name}/{label}-small", f"{title}, {what}.", emulator, simulation=simulation, tell_parameters=False,
                 training=TrainingSettings(steps=6000, batch_size=16 if name == "kolmogorov" else 32, learning_rate=5e-3),
                 evaluation=EvaluationSettings(steps=60),
             )  # fmt: skip

@@ -1,0 +1,202 @@
+"""Tables of the page on conditional diffusion, from results/cd-*.json; used by `tables.py`. Run alone, it draws the page's pictures:
+
+python validation/conditional_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "docs" / "pictures"
+
+
+def found(job: str) -> list[dict[str, Any]]:
+    """Results of a job, by seed."""
+    return [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob(f"cd-{job}-s*.json"))]
+
+
+def figure(row: dict[str, Any], name: str, digits: int = 2) -> str:
+    """Mean and standard error; nothing where there is none."""
+    value, error = row.get(name), row.get(f"{name}_se")
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
+
+
+def passes(row: dict[str, Any]) -> str:
+    return f"{row['passes_forward']:.0f} + {row['passes_backward']:.0f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def forecasts(job: str) -> str:
+    """Forecasts of one comparison: times in Lyapunov times, in both conventions."""
+    rows = []
+    for record in found(job):
+        for name, row in record["result"]["forecast_rows"].items():
+            spread = "" if "spread_skill" not in row else f"{row['spread_skill']:.2f}"
+            rows.append(
+                [
+                    f"{name}, seed {record['provenance']['seed']}", figure(row, "counted"), figure(row, "first"),
+                    figure(row, "rmsd"), figure(row, "crps", 3), spread, f"{row['lost']} of {row['cases'] * row['members']}",
+                    passes(row),
+                ]
+            )  # fmt: skip
+    header = ["forecast", "all states ≥ 0.8", "first crossing", "RMSD (sd)", "fair CRPS (sd)", "spread / error"]
+    return table([*header, "lost members", "passes forward + back"], rows)
+
+
+def analyses(job: str) -> str:
+    """Analyses of one comparison."""
+    rows = []
+    for record in found(job):
+        for name, row in record["result"]["analysis_rows"].items():
+            label = f"{name}, seed {record['provenance']['seed']}"
+            if "failed" in row:
+                rows.append([label, "", "not finite", "", "", "", "", ""])
+                continue
+            gamma = row["settings"].get("gamma")
+            rows.append(
+                [
+                    label, "" if gamma is None else f"{gamma:g}", figure(row, "rmsd", 3), figure(row, "rmsd_mean", 3),
+                    f"{row['rmse_of_mean_last_quarter']:.3f}", figure(row, "crps", 3),
+                    f"{row['spread_skill']:.2f}" if "spread_skill" in row else "", passes(row),
+                ]
+            )  # fmt: skip
+    header = [
+        "analysis",
+        "gamma",
+        "RMSD of a member (sd)",
+        "of the mean",
+        "of the mean, last quarter",
+        "fair CRPS (sd)",
+    ]
+    return table([*header, "spread / error", "passes forward + back"], rows)
+
+
+def costs() -> str:
+    """Seconds and memory of both ways of sampling."""
+    rows = [
+        [name, f"{row['seconds']:.1f}", str(row["extra_megabytes"]), f"{row['passes_forward']:.0f}"]
+        for record in found("lengths")
+        for name, row in record["result"]["length_rows"].items()
+    ]
+    return table(
+        ["forecast of four members", "seconds", "peak memory beyond the program's own (MB)", "passes of a member"], rows
+    )
+
+
+def unseen(system: str) -> str:
+    """What was not in training."""
+    rows = []
+    for record in found(f"{system}-unseen"):
+        for name, row in record["result"]["unseen_rows"].items():
+            cells = [f"{row['vrmse_member'][lead]:.3f}" for lead in ("1", "10", "20", "60")]
+            spread = f"{row['spread_skill']['20']:.2f}" if "spread_skill" in row else ""
+            rows.append([f"{name}, seed {record['provenance']['seed']}", *cells, spread])
+    return table(["forecast", "VRMSE of a member, lead 1", "10", "20", "60", "spread / error, lead 20"], rows)
+
+
+def paper() -> str:
+    """Twenty steps of the published sizes."""
+    rows = []
+    for path in sorted((ROOT / "results").glob("paper-*.json")):
+        record = json.loads(path.read_text())
+        hardware = record["provenance"].get("hardware", path.stem)
+        for name, row in record["rows"].items():
+            loss = f"{row['loss_first']:.3f} to {row['loss_last']:.3f}"
+            rows.append([f"`{name}`", f"{row['parameters']:,}", loss, f"{row['seconds_per_step']:.2f}", str(hardware)])
+    return table(
+        ["recipe", "parameters", "loss, first to last five of 20 steps", "seconds per step, two windows", "hardware"],
+        rows,
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cd-rollouts": lambda: forecasts("rollouts"),
+    "cd-splits": lambda: forecasts("splits"),
+    "cd-baselines": lambda: forecasts("baselines"),
+    "cd-offline": lambda: analyses("offline"),
+    "cd-online": lambda: analyses("online"),
+    "cd-hybrid": lambda: analyses("hybrid"),
+    "cd-hard": lambda: analyses("hard"),
+    "cd-lengths": costs,
+    "cd-burgers-unseen": lambda: unseen("burgers"),
+    "cd-kolmogorov-unseen": lambda: unseen("kolmogorov"),
+    "cd-paper": paper,
+}
+
+
+def draw() -> None:
+    """Four pictures: splits P|C, offline RMSD over the share of points, gamma in the hybrid, cost over length."""
+    from eddycast.report.canvas import LINES, encode, new_figure, styled
+
+    PICTURES.mkdir(exist_ok=True)
+    with styled():
+        pages: dict[str, Any] = {}
+        figure_ = new_figure(5.6, 3.0)
+        axes = figure_.add_subplot()
+        for record in found("splits"):
+            rows = record["result"]["forecast_rows"]
+            mark = "o" if record["provenance"]["seed"] == 0 else "s"
+            for colour, kind in enumerate(("universal", "plain")):
+                points = [(int(name.rpartition("|")[2]), row) for name, row in rows.items() if name.startswith(kind)]
+                axes.errorbar(
+                    [known for known, _ in points], [row["first"] for _, row in points],
+                    [row["first_se"] for _, row in points], color=LINES[colour], marker=mark, capsize=2,
+                    linestyle="-" if kind == "universal" else "--", label=f"{kind}, seed {record['provenance']['seed']}",
+                )  # fmt: skip
+        axes.set(xlabel="known states C of 9", ylabel="correlation ≥ 0.8 (Lyapunov times)", ylim=(0, None))
+        axes.legend(fontsize=7)
+        pages["cd-splits"] = figure_
+        figure_ = new_figure(5.6, 3.0)
+        axes = figure_.add_subplot()
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for record in found("offline")[:1]:
+            for name, row in record["result"]["analysis_rows"].items():
+                label, _, fraction = name.partition(" @ ")
+                if "failed" not in row:
+                    lines.setdefault(label, []).append((float(fraction), row["rmsd_mean"]))
+        for colour, (label, points) in enumerate(lines.items()):
+            axes.loglog(*zip(*points, strict=True), color=LINES[colour % len(LINES)], marker="o", label=label)
+        axes.set(xlabel="share of points observed", ylabel="RMSD of the mean (sd)")
+        axes.legend(fontsize=6)
+        pages["cd-offline"] = figure_
+        figure_ = new_figure(5.6, 3.0)
+        axes = figure_.add_subplot()
+        for record in found("hybrid")[:1]:
+            groups: dict[str, list[tuple[float, float]]] = {}
+            for name, row in record["result"]["analysis_rows"].items():
+                gamma = re.search(r"gamma ([\d.]+)", name)
+                if gamma and "failed" not in row:
+                    groups.setdefault(name.split(",")[0], []).append((float(gamma[1]), row["rmsd_mean"]))
+            for colour, (label, points) in enumerate(groups.items()):
+                axes.loglog(*zip(*points, strict=True), color=LINES[colour], marker="o", label=label)
+        axes.set(xlabel="gamma", ylabel="RMSD of the mean (sd)")
+        axes.legend(fontsize=7)
+        pages["cd-hybrid"] = figure_
+        figure_ = new_figure(5.6, 3.0)
+        axes = figure_.add_subplot()
+        for record in found("lengths"):
+            groups = {}
+            for name, row in record["result"]["length_rows"].items():
+                groups.setdefault(name.split(",")[0], []).append((row["steps"], row["extra_megabytes"]))
+            for colour, (label, points) in enumerate(groups.items()):
+                axes.loglog(*zip(*points, strict=True), color=LINES[colour], marker="o", label=label)
+        axes.set(xlabel="states of the forecast", ylabel="peak memory (MB)")
+        axes.legend(fontsize=7)
+        pages["cd-lengths"] = figure_
+        for name, page in pages.items():
+            (PICTURES / f"{name}.png").write_bytes(encode(page, ".png"))
+
+
+if __name__ == "__main__":
+    draw()

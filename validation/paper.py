@@ -1,0 +1,102 @@
+"""Twenty steps of every recipe of the published size, on whatever device there is.
+
+    python validation/paper.py [--device cuda] [--only ks64] [--batch 2] [--steps 20]
+
+The data are a few short runs of the recipe's own system and grid, Kolmogorov flow at its stored grid; nothing is scored, and no
+checkpoint is kept. Writes results/paper-<device>.json: parameters, losses, seconds per step, peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eddycast import api
+from eddycast.files import write_json
+from eddycast.recipes import all_recipes, get_recipe
+from eddycast.recipes.train import describe_hardware
+from eddycast.training import SilentObserver
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+class Clock(SilentObserver):
+    """Loss and time of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.times: list[float] = []
+
+    def step(self, done: int, loss: float) -> None:
+        self.losses.append(loss)
+        self.times.append(time.monotonic())
+
+
+def small_data(name: str) -> api.Dataset:
+    """Ten short runs on the grid of the recipe."""
+    simulation = get_recipe(name).simulation
+    assert simulation is not None, "a paper recipe simulates"
+    return api.simulate(
+        simulation.system, trajectories=10, steps=12, parameters=simulation.parameters, grid=simulation.grid, dt=simulation.dt,
+        spin_up=1.0, initial=simulation.initial, seed=0,
+    )  # fmt: skip
+
+
+def tried(name: str, data: api.Dataset, device: str, steps: int, batch: int) -> dict[str, Any]:
+    clock = Clock()
+    settings = {
+        "training.steps": steps, "training.batch_size": batch, "training.validations": 1, "emulator.num_steps": 1,
+        "evaluation.validation_cases": 1, "evaluation.validation_steps": 1, "evaluation.validation_members": 1,
+        "training.checkpoint_seconds": 1e9,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        made = api.train(name, data=data, out=Path(place) / "run", overrides=settings, device=device, observer=clock)
+        assert made.run is not None
+        model = made.run.emulator.model
+        assert isinstance(model, torch.nn.Module)
+        count = sum(weight.numel() for weight in model.parameters())
+    assert all(map(math.isfinite, clock.losses)), clock.losses
+    steady = clock.times[len(clock.times) // 2 :]
+    return {
+        "parameters": count,
+        "batch": batch,
+        "loss_first": sum(clock.losses[:5]) / 5,
+        "loss_last": sum(clock.losses[-5:]) / 5,
+        "seconds_per_step": round((steady[-1] - steady[0]) / (len(steady) - 1), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    target = RESULTS / f"paper-{options.device.partition(':')[0]}.json"
+    rows: dict[str, Any] = json.loads(target.read_text())["rows"] if target.exists() else {}
+    data: dict[str, api.Dataset] = {}
+    for name in all_recipes():
+        if not name.endswith("-paper") or options.only not in name or name in rows:
+            continue
+        system = name.partition("/")[0]
+        data.setdefault(system, small_data(name))
+        rows[name] = tried(name, data[system], options.device, options.steps, options.batch)
+        print(f"{name:<32} {rows[name]}", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        write_json(
+            target,
+            {"provenance": describe_hardware(options.device) | {"seed": 0, "peak_megabytes": peak}, "rows": rows},
+        )
+
+
+if __name__ == "__main__":
+    main()
