@@ -105,6 +105,19 @@ def unseen(system: str) -> str:
     return table(["forecast", "VRMSE of a member, lead 1", "10", "20", "60", "spread / error, lead 20"], rows)
 
 
+def long_runs() -> str:
+    """Stability far beyond the training length."""
+    rows = []
+    for record in found("long"):
+        for name, row in record["result"]["long_rows"].items():
+            bands = " / ".join("" if value is None else f"{value:.2f}" for value in row["bands"])
+            ratio = f"{row['std_ratio']:.2f}" if "std_ratio" in row else ""
+            label = f"{name}, seed {record['provenance']['seed']}"
+            rows.append([label, str(row["steps"]), f"{row['blown_up']} of {row['cases']}", ratio, bands])
+    header = ["rollout", "steps", "blown up", "standard deviation over that of the data"]
+    return table([*header, "largest spectrum error in low / middle / high modes (decades)"], rows)
+
+
 def paper() -> str:
     """Twenty steps of the published sizes."""
     rows = []
@@ -125,10 +138,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "cd-splits": lambda: forecasts("splits"),
     "cd-baselines": lambda: forecasts("baselines"),
     "cd-offline": lambda: analyses("offline"),
+    "cd-offline-given": lambda: analyses("offline-given"),
     "cd-online": lambda: analyses("online"),
     "cd-hybrid": lambda: analyses("hybrid"),
     "cd-hard": lambda: analyses("hard"),
     "cd-lengths": costs,
+    "cd-long": long_runs,
     "cd-burgers-unseen": lambda: unseen("burgers"),
     "cd-kolmogorov-unseen": lambda: unseen("kolmogorov"),
     "cd-paper": paper,

@@ -100,11 +100,18 @@ def correlation_times(scores: Scores) -> dict[str, dict[str, float]]:
     return found
 
 
-def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard: bool) -> dict[str, Any]:
+def stability(
+    dataset: api.Dataset,
+    forecaster: api.Forecaster,
+    seed: int,
+    guard: bool,
+    steps: int | None = None,
+    tail: int = LONG_TAIL,
+) -> dict[str, Any]:
     """A long run: who leaves five standard deviations, when, and the spectrum of those who stay."""
     emulator = forecaster.emulator(dataset, {"guard": guard} if not guard else {})
     initial = dataset.initial("test").select(range(LONG_CASES)).resolved(emulator.context)
-    steps = LONG_STEPS if guard else FREE_STEPS
+    steps = steps or (LONG_STEPS if guard else FREE_STEPS)
     leads = torch.arange(1, steps + 1)
     states = emulator.forecast(initial.context(emulator.context), initial.conditions(), leads, members=1, seed=seed)[
         0, :, :, 0
@@ -119,9 +126,9 @@ def stability(dataset: api.Dataset, forecaster: api.Forecaster, seed: int, guard
         "first_steps": sorted((outside.float().argmax(dim=1)[blown] + 1).tolist()),
     }
     if not bool(blown.all()):
-        tail = states[~blown, -LONG_TAIL:]
-        result["std_ratio"] = float(tail.std()) / std
-        result |= spectrum_error(tail, training_states(dataset))
+        last = states[~blown, -tail:]
+        result["std_ratio"] = float(last.std()) / std
+        result |= spectrum_error(last, training_states(dataset))
     return result
 
 

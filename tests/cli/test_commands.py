@@ -153,10 +153,22 @@ CASES = [
         "Next: eddycast evaluate a.nc",
     ),
     (
+        "observe d --out o.nc --noise 0 --stated-noise 0.01 --complete 1",
+        "observe",
+        {"noise": 0.0, "stated_noise": 0.01, "complete": 1},
+        "",
+    ),
+    (
         "assimilate run --observations o.nc --out a.nc",
         "assimilate",
-        {"method": None, "mode": "smooth", "withhold": 0.0},
+        {"method": None, "mode": "smooth", "withhold": 0.0, "block": None, "forecast": None, "blocks": None},
         "",
+    ),
+    (
+        "assimilate run --observations o.nc --mode online --block 20 --forecast 400 --blocks 13 --out a.nc",
+        "assimilate",
+        {"mode": "online", "block": 20, "forecast": 400, "blocks": 13},
+        "Next: eddycast evaluate a.nc",
     ),
     (
         "evaluate f.nc --truth d --out s.json",

@@ -68,9 +68,8 @@ def analyse(
             )
             states = blocks.flatten(1, 2)  # cases with their blocks one after the other
         else:
-            states = blocks = assimilation.assimilate(
-                name, emulator, used, conditions, mode=mode, progress=progress, **shared
-            )  # type: ignore[arg-type]
+            shared["mode"] = mode
+            states = blocks = assimilation.assimilate(name, emulator, used, conditions, progress=progress, **shared)
     attributes: dict[str, Any] = forecaster.attributes(None, seed) | {
         "eddycast_method": name,
         "eddycast_mode": mode,

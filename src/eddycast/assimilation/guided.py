@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -228,9 +229,11 @@ class _Task:
 
     @property
     def _std(self) -> float:
-        if self.options.std is not None:
-            return self.options.std
-        return getattr(getattr(self.emulator.model, "config", None), "std", PREVIOUS_STD)
+        return self._config("std", PREVIOUS_STD) if self.options.std is None else self.options.std
+
+    def _config(self, name: str, otherwise: Any = None) -> Any:
+        """A setting of the model, where it has one of that name."""
+        return getattr(getattr(self.emulator.model, "config", None), name, otherwise)
 
     def _sample(self, window: OpenWindow, like: Tensor, at: int, number: int, known: int) -> Tensor:
         """One guided sample of the frames from `at` on, of which the first ones are `known`, in model space."""
@@ -246,6 +249,9 @@ class _Task:
 
         sampler = self.options.make_sampler(window.schedule)
         start = starting_noise(window.schedule, draw("start", 0))
+        if known and not window.likelihoods and self._config("variable") == "state":
+            # as in forecasts: known states with what the schedule leaves of them at time 1
+            start[:, :known] += window.schedule(start.new_ones(()))[0] * like[:, :known]
         return window.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
     def _guarded(self, x: Tensor, known: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ class Assimilate(Protocol):
         *,
         members: int,
         seed: int,
+        options: Any,
         mode: Mode = "smooth",
         background: Tensor | None = None,
         continued: bool = False,
-        options: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor: ...
 
