@@ -34,13 +34,14 @@ def passes(row: dict[str, Any]) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in escaped]) + "\n"
 
 
-def forecasts(job: str) -> str:
+def forecasts(*jobs: str) -> str:
     """Forecasts of one comparison: times in Lyapunov times, in both conventions."""
     rows = []
-    for record in found(job):
+    for record in [record for job in jobs for record in found(job)]:
         for name, row in record["result"]["forecast_rows"].items():
             spread = "" if "spread_skill" not in row else f"{row['spread_skill']:.2f}"
             rows.append(
@@ -61,7 +62,7 @@ def analyses(job: str) -> str:
         for name, row in record["result"]["analysis_rows"].items():
             label = f"{name}, seed {record['provenance']['seed']}"
             if "failed" in row:
-                rows.append([label, "", "not finite", "", "", "", "", ""])
+                rows.append([label, "", row["failed"].split(":")[0], "", "", "", "", ""])
                 continue
             gamma = row["settings"].get("gamma")
             rows.append(
@@ -135,7 +136,7 @@ def paper() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "cd-rollouts": lambda: forecasts("rollouts"),
-    "cd-splits": lambda: forecasts("splits"),
+    "cd-splits": lambda: forecasts("splits", "splits-8"),
     "cd-baselines": lambda: forecasts("baselines"),
     "cd-offline": lambda: analyses("offline"),
     "cd-offline-given": lambda: analyses("offline-given"),
@@ -159,7 +160,7 @@ def draw() -> None:
         pages: dict[str, Any] = {}
         figure_ = new_figure(5.6, 3.0)
         axes = figure_.add_subplot()
-        for record in found("splits"):
+        for record in [*found("splits"), *found("splits-8")]:
             rows = record["result"]["forecast_rows"]
             mark = "o" if record["provenance"]["seed"] == 0 else "s"
             for colour, kind in enumerate(("universal", "plain")):
@@ -175,14 +176,14 @@ def draw() -> None:
         figure_ = new_figure(5.6, 3.0)
         axes = figure_.add_subplot()
         lines: dict[str, list[tuple[float, float]]] = {}
-        for record in found("offline")[:1]:
+        for record in found("offline-given")[:1]:
             for name, row in record["result"]["analysis_rows"].items():
                 label, _, fraction = name.partition(" @ ")
                 if "failed" not in row:
-                    lines.setdefault(label, []).append((float(fraction), row["rmsd_mean"]))
+                    lines.setdefault(label, []).append((float(fraction), row["rmsd"]))
         for colour, (label, points) in enumerate(lines.items()):
             axes.loglog(*zip(*points, strict=True), color=LINES[colour % len(LINES)], marker="o", label=label)
-        axes.set(xlabel="share of points observed", ylabel="RMSD of the mean (sd)")
+        axes.set(xlabel="share of points observed", ylabel="RMSD of a member (sd)")
         axes.legend(fontsize=6)
         pages["cd-offline"] = figure_
         figure_ = new_figure(5.6, 3.0)
@@ -192,10 +193,10 @@ def draw() -> None:
             for name, row in record["result"]["analysis_rows"].items():
                 gamma = re.search(r"gamma ([\d.]+)", name)
                 if gamma and "failed" not in row:
-                    groups.setdefault(name.split(",")[0], []).append((float(gamma[1]), row["rmsd_mean"]))
+                    groups.setdefault(name.split(",")[0], []).append((float(gamma[1]), row["rmsd"]))
             for colour, (label, points) in enumerate(groups.items()):
                 axes.loglog(*zip(*points, strict=True), color=LINES[colour], marker="o", label=label)
-        axes.set(xlabel="gamma", ylabel="RMSD of the mean (sd)")
+        axes.set(xlabel="gamma", ylabel="RMSD of a member (sd)")
         axes.legend(fontsize=7)
         pages["cd-hybrid"] = figure_
         figure_ = new_figure(5.6, 3.0)

@@ -134,10 +134,10 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         target = options.results / f"{job.label}.json"
+        if options.only not in job.label:
+            continue
         if not job.protocol and is_trained(options.runs / job.label):
             print(f"{job.label:<32} trained")
-            continue
-        if options.only not in job.label:
             continue
         if options.list or target.exists():
             print(f"{job.label:<32} {'done' if target.exists() else 'pending'}")

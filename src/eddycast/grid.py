@@ -115,6 +115,12 @@ class Grid:
         return cls(tuple(_restored(axis, where) for axis in axes))
 
 
+def periodic_box(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """The box of a periodic grid with other points, `shape[i]` along axis i."""
+    axes = zip(grid.axes, shape, strict=True)
+    return Grid(tuple(periodic_axis(axis.name, points, axis.period or 1.0, axis.units) for axis, points in axes))
+
+
 def _restored(content: Any, where: str) -> Axis:
     """An axis from plain values. Raises: InputError."""
     known = {"name", "coordinates", "boundary", "units", "period", "weights"}

@@ -129,7 +129,7 @@ def test_kalman_blocks_are_the_smoother_of_blocks_and_forecasts_go_on_from_them(
     )
     assert torch.equal(found[:, :, 0, 4:], ahead)
     # without noise of the model blocks of the driver are blocks of the filter
-    still = _Still()
+    still, obs = _Still(), observed(CHAIN, 8, empty=(7,))
     whole = ensemble_kalman(still, obs, obs.conditions(), start, seed=0, block=4, options=ETKFOptions())
     blocks = assimilate_online(
         "etkf", still, obs, obs.conditions(), task=OnlineTask(4, 4), members=24, seed=0, background=start,
@@ -176,6 +176,17 @@ def test_a_block_without_observations_is_a_forecast_and_a_case_without_them_goes
     bare = replace(obs, values=torch.cat([torch.full_like(obs.values[:, :4], torch.nan), obs.values[:, :4]], dim=1))
     with pytest.raises(InputError, match="first block of 4 frames holds no observation"):
         online(name, bare, OnlineTask(4, 8), members=16, options=options, background=start)
+
+
+def test_an_empty_block_and_the_forecast_from_it_draw_different_noise():
+    """Increments of the chain x' = 0.8 x + noise in frames of the block and of the forecast are independent."""
+    obs = observed(CHAIN, 12, empty=(4, 5, 6, 7))
+    found = online("mmps", obs, OnlineTask(4, 8), members=96, options=replace(MMPS, num_steps=2))
+    x = (found[:, 0, 1] - MEAN) / STD
+    block, later = (x[:, part][:, 1:, 0] - 0.8 * x[:, part][:, :-1, 0] for part in (slice(0, 4), slice(4, 8)))
+    block, later = block - block.mean(dim=0), later - later.mean(dim=0)
+    correlation = (block * later).mean() / (block.square().mean() * later.square().mean()).sqrt()
+    assert correlation.abs() < 0.35
 
 
 def _slope(before: torch.Tensor, after: torch.Tensor) -> float:

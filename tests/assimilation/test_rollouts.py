@@ -7,9 +7,29 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exact_windows import MEAN, STD, Affine, Law, chain, emulator, misfit, observed, sequential, smoother, tracer
+from exact_windows import (
+    MEAN,
+    STD,
+    Affine,
+    ExactWindow,
+    Law,
+    chain,
+    emulator,
+    misfit,
+    observed,
+    sequential,
+    smoother,
+    tracer,
+)
 
-from eddycast.assimilation import GuidedOptions, MMPSOptions, SDAOptions, assimilate
+from eddycast.assimilation import (
+    GuidedOptions,
+    MMPSOptions,
+    OnlineTask,
+    SDAOptions,
+    assimilate,
+    assimilate_online,
+)
 from eddycast.emulators import (
     AmortisedConfig,
     Emulator,
@@ -71,10 +91,11 @@ def test_windows_given_observations_have_their_exact_sequential_law(process, ove
 def test_previous_states_by_guidance_make_a_universal_model_a_joint_one():
     obs = observed(CHAIN, 12)
     options = replace(EXACT, previous="guidance", std=0.2)
-    found = misfit(draw(CHAIN, obs, options), laws(CHAIN, obs, overlap=1, resampled=True, told_std=0.2))
+    made = draw(CHAIN, obs, options)
+    found = misfit(made, laws(CHAIN, obs, overlap=1, resampled=True, told_std=0.2))
     assert found.error < 0.15 and 0.94 < found.ratio < 1.06, found
-    other = draw(CHAIN, obs, replace(EXACT, std=0.2), kind="joint")
-    torch.testing.assert_close(draw(CHAIN, obs, options), other, rtol=0, atol=1e-6)
+    joint = draw(CHAIN, obs, replace(EXACT, std=0.2), kind="joint")
+    torch.testing.assert_close(made, joint, rtol=0, atol=1e-6)
 
 
 def test_drawing_the_overlap_again_replaces_it_and_an_input_stays():
@@ -89,14 +110,49 @@ def test_drawing_the_overlap_again_replaces_it_and_an_input_stays():
         assert change > 0.1 if moved else change == 0, kind
 
 
-@pytest.mark.parametrize("kind", ["universal", "joint"])
-def test_observations_of_the_overlap_are_used_once(kind):
-    """They are those of the window before; changing how far they are trusted in the later window would show here."""
+@pytest.mark.parametrize("kind, std", [("universal", None), ("joint", None), ("joint", 0.5)])
+def test_observations_of_the_overlap_are_used_once(kind, std):
+    """They were those of the window before; where the overlap is told with a large error, using them again would show."""
     obs = observed(CHAIN, 9, fraction=1.0, std=0.5)
-    found = misfit(
-        draw(CHAIN, obs, EXACT, kind=kind, overlap=3), laws(CHAIN, obs, overlap=3, resampled=kind == "joint")
-    )
-    assert found.error < 0.15 and 0.94 < found.ratio < 1.06, found
+    found = draw(CHAIN, obs, replace(EXACT, std=std), kind=kind, overlap=3)
+    law = laws(CHAIN, obs, overlap=3, resampled=kind == "joint", told_std=std or 0.01)
+    right = misfit(found, law)
+    assert right.error < 0.15 and 0.94 < right.ratio < 1.06, right
+
+
+class Recording(ExactWindow):
+    """Tells when the windows are that it opens: the absolute times of their first frames."""
+
+    def open(self, known, known_mask, conditions, lead_times):
+        assert torch.equal(lead_times.diff(), torch.ones(self.frames - 1))
+        self.times = getattr(self, "times", []) + [(conditions.time + lead_times[0]).tolist()]
+        return super().open(known, known_mask, conditions, lead_times)
+
+
+def test_windows_are_told_when_they_are():
+    """Cases that begin at frames 0 and 30; the background is that of the first frame and the one before."""
+    obs = replace(observed(CHAIN, 12), frames=torch.tensor([0, 30]))
+    options = SDAOptions(num_steps=1, stride=4)
+    start = torch.zeros(1, 2, 2, 1, 4, dtype=torch.float64)
+    for rollout, background, expected in (
+        ("all-at-once", None, [[0, 4, 7, 30, 34, 37]]),
+        ("all-at-once", start, [[-1, 3, 7, 29, 33, 37]]),
+        ("autoregressive", None, [[0, 30], [3, 33], [6, 36], [9, 39]]),
+        ("autoregressive", start, [[-1, 29], [2, 32], [5, 35], [8, 38]]),
+    ):
+        made = Recording(CHAIN, 5, overlap=2, context=2)
+        assimilate(
+            "sda", Emulator(made, Affine()), obs, obs.conditions(), members=1, seed=0, background=background,
+            options=replace(options, rollout=rollout),
+        )  # fmt: skip
+        assert made.times == expected, (rollout, made.times)
+    made = Recording(CHAIN, 5)
+    task = OnlineTask(4, 4)
+    assimilate_online(
+        "sda", Emulator(made, Affine()), obs, obs.conditions(), task=task, members=1, seed=0,
+        options=replace(options, rollout="autoregressive"),
+    )  # fmt: skip
+    assert made.times == [[0, 30], [3, 33], [7, 37]]
 
 
 def test_what_windows_lose_against_smoothers_and_that_a_long_overlap_loses_more():
@@ -140,8 +196,8 @@ def test_forecasts_all_at_once_forget_the_start_and_windows_do_not():
     mean = torch.stack([law.mean for law in exact]).reshape(2, 20, 1, 4)
     left = {}
     for name, options in (
-        ("windows", replace(EXACT, num_steps=24, given=1)),
-        ("at once", replace(EXACT, num_steps=24, given=1, rollout="all-at-once", stride=1)),
+        ("windows", replace(EXACT, num_steps=16, given=1)),
+        ("at once", replace(EXACT, num_steps=16, given=1, rollout="all-at-once", stride=1)),
         ("corrected", MMPSOptions(iterations=6, num_steps=24, given=1, corrections=8, stride=1)),
     ):
         x = (draw(process, obs, options, kind="joint") - MEAN) / STD

@@ -13,10 +13,11 @@ import pytest
 import torch
 import xarray as xr
 
+from eddycast.assimilation import METHODS
 from eddycast.data import from_arrays
 from eddycast.data.dataset import Segment
 from eddycast.evaluation import Scores, evaluate
-from eddycast.evaluation.signatures import ANALYSIS, FORECAST
+from eddycast.evaluation.signatures import ANALYSIS, FORECAST, UNGUIDED
 from eddycast.grid import Grid, periodic_axis
 
 CASES, MEMBERS, LEADS, POINTS, TRAIN = 12, 8, 15, 32, 20
@@ -223,3 +224,7 @@ def test_rates_of_change_are_means_of_absolute_differences(sound):
     )
     np.testing.assert_allclose(data["amplitude_ratio"].values, ratio.sqrt(), rtol=1e-3)
     assert (data["amplitude_ratio_low"].values < data["amplitude_ratio"].values).all()
+
+
+def test_methods_that_need_no_denoiser_cannot_suffer_from_guidance():
+    assert {method.name for method in METHODS.values() if method.needs != "denoiser"} == set(UNGUIDED)

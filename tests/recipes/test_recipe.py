@@ -214,3 +214,28 @@ def test_paper_recipes_have_the_published_number_of_parameters(name):
     count = sum(weight.numel() for weight in model.parameters())
     exact, published = PUBLISHED_COUNTS[name]
     assert count == exact and f"{count / 1e6:.1f} M" == published
+
+
+PUBLISHED_TRAINING = {
+    "burgers/joint": (131_072, 32, 1e-3, None),
+    "ks64/joint": (131_072, 32, 1e-3, None),
+    "ks64/joint-modern": (64_000, 128, 1e-3, None),
+    "ks64/universal": (480_000, 128, 1e-5, 0.9999),
+    "ks64/universal-modern": (480_000, 128, 1e-5, 0.9999),
+    "ks64/amortised": (480_000, 128, 1e-5, 0.9999),
+    "kolmogorov/joint": (512_000, 32, 1e-3, None),
+    "kolmogorov/joint-modern": (128_000, 32, 1e-3, None),
+    "kolmogorov/universal": (1_280_000, 32, 1e-5, 0.9999),
+    "kolmogorov/universal-modern": (1_280_000, 32, 1e-5, 0.995),
+    "kolmogorov/amortised": (1_280_000, 32, 1e-5, 0.995),
+}
+"""Steps, windows of a step, decay of weights and of their average, which the published code applies twice per step."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TRAINING)
+def test_paper_recipes_train_as_published(name):
+    steps, windows, decay, average = PUBLISHED_TRAINING[name]
+    settings = get_recipe(f"{name}-paper").training
+    assert (settings.steps, settings.batch_size, settings.weight_decay) == (steps, windows, decay)
+    assert (settings.optimiser, settings.learning_rate, settings.warmup) == ("adamw", 2e-4, 0)
+    assert settings.average == (None if average is None else pytest.approx(average**2, abs=1e-4))

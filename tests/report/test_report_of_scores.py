@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eddycast.evaluation import evaluate
+from eddycast.evaluation.signatures import ANALYSIS, FORECAST
 from eddycast.metrics import Score, scores_for
 from eddycast.metrics.field import mse
 from eddycast.report.calibration import calibration_diagrams, density_charts
@@ -120,6 +121,6 @@ def test_conventions_bands_passes_and_failures_are_on_the_page(scores, tmp_path)
 
 
 def test_failures_are_poor_news():
-    for text in ("Mode collapse in u", "Error growth in u", "Guidance instability in u", "Frozen forecast in u"):
-        assert grade(text) == "poor"
+    for name in {*FORECAST, *ANALYSIS, "analysis divergence"}:
+        assert grade(f"{name.capitalize()} in u") == "poor", name
     assert grade("Regression to climatology in u from 3 on: try more.") == "poor"

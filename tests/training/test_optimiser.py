@@ -108,6 +108,8 @@ def test_every_parameter_is_moved_by_exactly_one_optimiser(name, kind):
     moved = [id(weight) for optimiser in optimisers for group in optimiser.param_groups for weight in group["params"]]
     assert sorted(moved) == sorted(id(weight) for weight in model.parameters())
     assert isinstance(optimisers[0], Muon) == (kind == "muon")
+    betas = {group["betas"] for group in optimisers[-1].param_groups}
+    assert betas == {(0.9, 0.99 if kind == "muon" else 0.999)}, "as published where AdamW is alone"
     if kind == "muon":
         assert all(
             weight.ndim >= 2 and min(weight.flatten(1).shape) >= 16

@@ -83,6 +83,9 @@ def analyse(
         attributes |= {"eddycast_block": task.block, "eddycast_horizon": task.forecast}
         initial = later_frames(initial, task.starts(observations.num_times))
         blocks = blocks[:, :, :, : task.block].flatten(2, 3)
+    seen = used.window(0, blocks.shape[2])
+    if bool(seen.mask.any()):
+        attributes["eddycast_observed_departure_rms"] = departure_rms(blocks, seen)
     if held is not None:
         attributes |= withheld_scores(blocks, held.window(0, blocks.shape[2]))
     return data.to_xarray(
@@ -115,13 +118,16 @@ def default_method(emulator: Emulator) -> str:
 
 def withheld_scores(states: Tensor, held: Observations) -> dict[str, float]:
     """How well the analysis predicts observations that it has not seen, in units of their noise; 1 is the least one can expect."""
-    predicted = held.operator()(states.mean(dim=0))
-    departure = (predicted - held.filled) / held.noise_field
-    mask = held.mask
-    return {
-        "withheld_observations": float(mask.sum()),
-        "withheld_departure_rms": float(departure[mask].square().mean().sqrt()),
-    }
+    return {"withheld_observations": float(held.mask.sum()), "withheld_departure_rms": departure_rms(states, held)}
+
+
+def departure_rms(states: Tensor, observations: Observations) -> float:
+    """Root mean square of mean state less observation, in units of the stated error, over what is observed.
+
+    Below 1 where the analysis has seen the observations: it follows part of their errors.
+    """
+    departure = (observations.operator()(states.mean(dim=0)) - observations.filled) / observations.noise_field
+    return float(departure[observations.mask].square().mean().sqrt())
 
 
 def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator:

@@ -143,10 +143,12 @@ def forecast(
     seed: int = 0,
     device: str = "cpu",
     progress: Any = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Forecast from a data set to a file; see `Forecaster.forecast`, and `.forecast_from` when `start` is an analysis file.
 
-    Under torchrun every process calls it, the members and cases are shared, and the first process writes.
+    `say` is told what it cost, in a line. Under torchrun every process calls it, the members and cases are shared, and the first process
+    writes.
     """
     check_output(out)
     if isinstance(start, Path) and parameters:
@@ -161,7 +163,11 @@ def forecast(
         else:
             initial = dataset.initial(split, start=start, leads=steps or 1)
             result = forecaster.forecast(initial, parameters=parameters, **options)
-        return write(result, Path(out)) if distributed.is_first() else Path(out)
+        if not distributed.is_first():
+            return Path(out)
+        if say is not None:
+            say(passes_line(result.attrs))
+        return write(result, Path(out))
 
 
 def assimilate(

@@ -14,6 +14,7 @@ from eddycast import distributed
 from eddycast.conditions import Conditions
 from eddycast.emulators import Emulator, Passes
 from eddycast.emulators.emulator import Progress
+from eddycast.evaluation.table import PASSES
 from eddycast.noise import MemberNoise
 
 
@@ -56,12 +57,12 @@ def pass_attributes(passes: Passes, entries: int) -> dict[str, Any]:
     """
     counted = distributed.total(torch.tensor([passes.forward, passes.backward]))
     forward, backward = (counted.double() / max(1, entries)).tolist()
-    return {"eddycast_network_passes_forward": forward, "eddycast_network_passes_backward": backward}
+    return {PASSES["forward"]: forward, PASSES["backward"]: backward}
 
 
 def passes_line(attributes: Mapping[Hashable, Any]) -> str:
     """What `pass_attributes` wrote, in a line to be printed."""
-    forward, backward = (attributes[f"eddycast_network_passes_{way}"] for way in ("forward", "backward"))
+    forward, backward = (attributes[PASSES[way]] for way in ("forward", "backward"))
     return f"Network passes per member: {forward:g} forward, {backward:g} backward"
 
 

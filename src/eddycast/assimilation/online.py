@@ -102,13 +102,15 @@ def assimilate_online(
             if progress is not None:
                 progress(1000 * number + 1000 * done // max(1, total), 1000 * len(starts))
 
-        def ahead(known: Tensor, last_frame: int, frames: int, noise: MemberNoise = noise) -> Tensor:
+        def ahead(
+            known: Tensor, last_frame: int, frames: int, noise: MemberNoise = noise, first_window: int = FORECAST
+        ) -> Tensor:
             return emulator.advance(
                 _context(known, emulator.context),
                 conditions.shifted(last_frame).expand(members),
                 torch.arange(1.0, frames + 1.0, dtype=torch.float64),
                 noise=noise,
-                first_window=FORECAST,
+                first_window=first_window,
             )
 
         if bool(observations.mask[:, first:last].any()):
@@ -120,7 +122,9 @@ def assimilate_online(
             )  # fmt: skip
         elif number:
             assert history is not None, "there was a block before"
-            states = ahead(history, first - 1, task.block)
+            states = ahead(
+                history, first - 1, task.block, first_window=2 * FORECAST
+            )  # the forecast goes on from FORECAST
         else:
             raise InputError(
                 f"The first block of {task.block} frames holds no observation: observe from a later --start."

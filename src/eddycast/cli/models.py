@@ -118,6 +118,7 @@ def forecast(
     parameters, settings = parameter_values(param or []), overrides(set_ or [])
     from eddycast import api
 
+    costs: list[str] = []
     with options.bar("forecasting") as progress:
         path = api.forecast(
             run,
@@ -133,8 +134,11 @@ def forecast(
             out=out,
             device=device,
             progress=progress,
+            say=costs.append,
         )
     options.say(f"Wrote forecast {path}")
+    for line in costs:
+        options.say(line)
     if start == "last":  # beyond the data there is no truth to score
         options.say(f"Next: eddycast plot {quoted(path)} --out forecast.png")
     else:

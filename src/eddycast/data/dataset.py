@@ -215,7 +215,7 @@ class Dataset:
         if not rows:
             raise InputError(
                 f"Trajectories are too short: a window needs {span} frames, the longest piece of {split!r} has "
-                f"{max(map(len, segments))}; use a shorter context or horizon, other fractions, or more data."
+                f"{max(map(len, segments))}; use a shorter window (frames, context or horizon), other fractions, or more data."
             )
         return np.asarray(rows, dtype=np.int64)
 

@@ -23,7 +23,7 @@ class WindowDiffusion(nn.Module):
 
     What is diffused are the states, or their standardised departures
 
-        w = (x - base) / scale,   base: the nearest known state (0 when none is),   scale: rms change over that many steps,
+        w = (x - base) / scale,   base: the nearest known state (0 when none is),   scale: rms change over that many steps.
 
     Sources: arXiv:2410.16415, sections 2 and 3; joint models arXiv:2306.10574; noised known states arXiv:2309.01745; the departures are
     ours. Bias: few steps of the sampler make the spread somewhat too large or small, see `num_steps`; guidance has its own, see
@@ -84,9 +84,7 @@ class WindowDiffusion(nn.Module):
             known: Which frames are known, (batch, time).
         """
         if self.config.variable == "state":
-            return torch.zeros_like(x), x.new_ones(1, 1, 1, *(1,) * (x.ndim - 3)).expand(
-                *x.shape[:3], *(1,) * (x.ndim - 3)
-            )
+            return torch.zeros_like(x), x.new_ones(*x.shape[:3], *(1,) * (x.ndim - 3))
         frames = torch.arange(known.shape[1], device=x.device)
         distance = (frames[:, None] - frames).abs().expand(len(known), -1, -1)
         distance = torch.where(known[:, None, :], distance, known.shape[1])

@@ -6,6 +6,9 @@
     universal   states drawn anew for each window       as input of the network      arXiv:2410.16415
 
 All are one class, `WindowDiffusion`. A window of W states gives P = W - C new ones where C are known (P | C in the papers).
+
+To add a kind: a config here with `layout`, `variable`, `loss_on` and `masks`, and an alternative in `DiffusionConfig`; an entry in
+`FAMILIES` and `FamilyConfig` (`emulators/__init__.py`), in `TITLES` (`recipes/sizes.py`) and in `SAMPLING` (`api/forecaster.py`).
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class JointConfig(DiffusionSettings):
             autoregressive conditional diffusion (ACDM): no gradients, and biased, since noisy known states say less than clean ones. On
             states of an AR(1) process with correlation 0.8 the exact network pulls the next one by 0.52 (fresh noise in each step) or
             0.36 (the same noise, sampler `ddim`); smooth data suffer less.
-        gamma, std: Of the guidance.
+        gamma, std: Of the guidance; std is the error that known states are said to have, in model space.
         rollout: `autoregressive` slides windows; `all-at-once` denoises the whole forecast, composed of windows (with guidance only).
         stride: Distance of those windows.
         Others as in `DiffusionSettings`.

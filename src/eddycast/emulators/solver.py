@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eddycast.conditions import Conditions
 from eddycast.errors import InputError
-from eddycast.grid import Grid, periodic_axis
+from eddycast.grid import Grid, periodic_box
 from eddycast.noise import MemberNoise
 from eddycast.numerics.truncated import resample
 from eddycast.simulators import System, inner_steps, integrate
@@ -105,5 +105,4 @@ def regridded(grid: Grid, shape: tuple[int, ...]) -> Grid:
         )
     if len(shape) != len(grid.axes) or min(shape) < 1:
         raise InputError(f"The solver's grid needs {len(grid.axes)} positive numbers of points, got {list(shape)}.")
-    axes = zip(grid.axes, shape, strict=True)
-    return Grid(tuple(periodic_axis(axis.name, points, axis.period or 1.0, axis.units) for axis, points in axes))
+    return periodic_box(grid, shape)

@@ -51,9 +51,11 @@ def derivation(name: str, truth: Verification, channels: list[int]) -> Derivatio
         raise InputError(f"Nothing called {name!r} can be derived: use {' or '.join(QUANTITIES)}.")
     grid = truth.grid
     if len(grid.axes) != 2 or not all(grid.periodic) or truth.valid is not None:
+        came = [f"{axis.name} ({'periodic' if axis.periodic else 'bounded'})" for axis in grid.axes]
+        land = "" if truth.valid is None else ", and points without values"
         raise InputError(
-            f"A vorticity needs a velocity at every point of two periodic axes, this grid has {', '.join(grid.names)} "
-            f"({'with land' if truth.valid is not None else 'not all periodic'}): score the velocity itself."
+            f"A vorticity needs a velocity at every point of two periodic axes, this grid has {', '.join(came)}{land}: leave "
+            "--derive out."
         )
     names = [truth.names[channel] for channel in channels]
     pair = _components(names, grid.names)

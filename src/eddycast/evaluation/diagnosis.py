@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eddycast.evaluation.signatures import signatures
-from eddycast.evaluation.signatures import when as _when
+from eddycast.evaluation.signatures import EMPTY_MODES, signatures, when
 from eddycast.evaluation.table import spectral
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 # Outside these a score is called out. Spread/skill between 0.9 and 1.1 is hardly told from 1 in practice.
 LOW_RATIO, HIGH_RATIO = 0.9, 1.1
 SPECTRUM = 0.1  # decades
-EMPTY_MODES = 1e-4  # of the peak power
 CENSORED = 0.5
 SATURATED = 1.3  # RMSE of one member in climatological deviations; sqrt(2) is a random state of the attractor
 OUTLIERS = 1.5
@@ -94,13 +92,13 @@ def _span(scores: Scores, chosen: np.ndarray, ratio: np.ndarray, worst: int) -> 
     """Which lead times were chosen, and the worst of them."""
     times = scores.lead_times
     first, last = np.flatnonzero(chosen)[[0, -1]]
-    figure = f"(spread/skill {ratio[worst]:.2f} at {_when(scores, times[worst])})"
+    figure = f"(spread/skill {ratio[worst]:.2f} at {when(scores, times[worst])})"
     if chosen.mean() >= 0.9:
         return f"at nearly every lead time {figure}"
     if last == len(times) - 1 and chosen[first:].mean() > 0.7:
-        return f"after {_when(scores, times[first])} {figure}"
+        return f"after {when(scores, times[first])} {figure}"
     if chosen[: last + 1].mean() > 0.7:
-        return f"at short lead times, up to {_when(scores, times[last])} {figure}"
+        return f"at short lead times, up to {when(scores, times[last])} {figure}"
     return f"at {chosen.mean():.0%} of lead times {figure}"
 
 
@@ -169,13 +167,13 @@ def _against(scores: Scores, field: str, baselines: Mapping[str, Scores]) -> lis
         if loses.all():
             words, advice = "at every lead time", "it has learned nothing useful, so train longer or check the data"
         elif loses[-1] and not loses[0]:
-            words = f"after {_when(scores, shared[np.flatnonzero(~loses)[-1]])}"
+            words = f"after {when(scores, shared[np.flatnonzero(~loses)[-1]])}"
             advice = "there a forecast should fade to climatology, so it lacks spread or drifts"
         elif loses[0]:
-            words = f"up to {_when(scores, shared[np.flatnonzero(~loses)[0] - 1])}"
+            words = f"up to {when(scores, shared[np.flatnonzero(~loses)[0] - 1])}"
             advice = "predict increments, train longer, or use more sampler steps"
         else:
-            words = f"around {_when(scores, shared[np.nanargmax(ours - reference)])}"
+            words = f"around {when(scores, shared[np.nanargmax(ours - reference)])}"
             advice = "compare the intervals before reading much into it"
         sentences.append(f"Loses to {name} {words} (CRPS): {advice}.")
     return sentences
@@ -194,7 +192,7 @@ def _reach(scores: Scores, field: str) -> list[str]:
         late = np.flatnonzero(scores.normalised("rmse_member", field) > SATURATED)
         if len(late):
             sentences.append(
-                f"Beyond {_when(scores, scores.lead_times[late[0]])} the single forecast is about as far from the "
+                f"Beyond {when(scores, scores.lead_times[late[0]])} the single forecast is about as far from the "
                 "truth as a random state: an ensemble, or its mean, scores better there."
             )
     return sentences

@@ -16,11 +16,10 @@ import xarray as xr
 from eddycast.errors import InputError
 from eddycast.evaluation.diagnosis import diagnosis
 from eddycast.evaluation.signatures import Signature, signatures
-from eddycast.evaluation.table import table
+from eddycast.evaluation.table import PASSES, table
 from eddycast.files import atomic_output, read_json
 
 SCHEMA = 1
-PASSES = {way: f"eddycast_network_passes_{way}" for way in ("forward", "backward")}
 MEASURED = frozenset({*PASSES.values(), "eddycast_observed_departure_rms", "withheld_departure_rms"})
 """Attributes of forecasts and analyses that are numbers, and travel with the scores."""
 

@@ -2,6 +2,9 @@
 
 They are read off the scores alone, so scores from a file tell them too. Each has a threshold that a reliable ensemble does
 not reach but by the chance of few cases, and must hold at `LASTING` lead times in a row (or all there are).
+
+To add one: a generator of `Signature`s here, called in `signatures`; its name in `FORECAST` or `ANALYSIS` and in `report.html.grade`
+(a test compares them); a health check in `test_signatures.py`; a row in `docs/scores.md`.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ ROUGH_POWER = 3.0
 WORSE_THAN_CLIMATOLOGY = 1.2
 # Departure from the observations that were used, in deviations of their noise: 1 fits, 5 ignores or overshoots them.
 DEPARTURE = 5.0
+
+EMPTY_MODES = 1e-4  # of the peak power
 
 FORECAST = ("mode collapse", "error growth", "frozen forecast", "regression to climatology")
 ANALYSIS = ("mode collapse", "guidance instability", "frozen analysis", "regression to climatology")
@@ -112,7 +117,7 @@ def _blow_up(scores: Scores) -> Iterator[Signature]:
     empty = float(scores.data["empty_mode_power"].max()) if "empty_mode_power" in scores.data else 0.0
     if scores.analysis:
         advice = _steadier(scores)
-    elif empty > 1e-4:
+    elif empty > EMPTY_MODES:
         advice = (
             "modes that the data leave empty fill up first: limit the rollout to the resolved band (the guard) and keep "
             "conserved means"

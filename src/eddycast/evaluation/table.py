@@ -16,6 +16,8 @@ from eddycast.metrics import SCORES, rank_flatness
 if TYPE_CHECKING:
     from eddycast.evaluation.scores import Scores
 
+PASSES = {way: f"eddycast_network_passes_{way}" for way in ("forward", "backward")}
+"""Attributes that count what a forecast or an analysis cost, per member and case."""
 
 # Columns of `table`, where the scores exist: name, heading, whether divided by the climatological deviation.
 COLUMNS = (
@@ -238,7 +240,7 @@ def deviation(scores: Scores, field: str, forecast: str, norm: str) -> tuple[flo
 
 def passes(scores: Scores) -> str:
     """Network passes per member and case, forward + backward; `-` where they were not counted."""
-    counts = [scores.attributes.get(f"eddycast_network_passes_{way}") for way in ("forward", "backward")]
+    counts = [scores.attributes.get(name) for name in PASSES.values()]
     known = [float(count) for count in counts if count is not None and math.isfinite(float(count))]
     return " + ".join(f"{count:.6g}" for count in known) if len(known) == 2 else "-"
 

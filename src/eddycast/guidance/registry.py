@@ -2,6 +2,7 @@
 
 To add one: a file with a frozen dataclass whose first field is the likelihood and whose `__call__` is that of `Guidance`
 (`posterior.guided_denoiser` does the work where the rule is a choice of u), one line here, and one in the table of `docs/guidance.md`.
+To assimilate with it as `--method`: its settings in `assimilation/guided_options.py`, one line in `assimilation/methods.py`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,6 @@ def standard_error(values: Tensor, shown: Tensor | None = None) -> Tensor:
 
     Returns: NaN with fewer than two cases, or where one of them is NaN.
     """
-    shown = torch.ones_like(values, dtype=torch.bool) if shown is None else shown
     kept = torch.ones_like(values, dtype=torch.bool) if shown is None else shown
     count = kept.sum(dim=0)
     mean = torch.where(kept, values, 0.0).sum(dim=0) / count

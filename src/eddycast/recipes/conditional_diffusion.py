@@ -11,9 +11,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from eddycast.emulators import AmortisedConfig, JointConfig, RefinerConfig, RegressionConfig, UniversalConfig
+from eddycast.emulators import (
+    AmortisedConfig,
+    FamilyConfig,
+    JointConfig,
+    RefinerConfig,
+    RegressionConfig,
+    UniversalConfig,
+)
 from eddycast.networks import FNOConfig, ModernUNetConfig, NetworkConfig, SDAUNetConfig, UNetConfig
-from eddycast.recipes.kuramoto_sivashinsky import LONG_SIMULATION
+from eddycast.recipes.kuramoto_sivashinsky import LONG_SIMULATION, NETWORK, SIMULATION
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SimulationSettings
 from eddycast.recipes.sizes import TITLES, smoke
 from eddycast.training import TrainingSettings
@@ -87,38 +94,53 @@ JOINT_KOLMOGOROV = training(512_000, 32, None, 1e-3)
 INPUT_KOLMOGOROV = training(1_280_000, 32, 0.9998)
 
 PAPER = (
-    ("ks64/joint", "SDA U-Net", KS64, joint(9, 1, KS_NET), JOINT_KS, 640),
-    ("ks64/joint-modern", "modern U-Net", KS64, joint(9, 1, KS_MODERN, 0.6), JOINT_KS_MODERN, 640),
+    ("ks64/joint", "SDA U-Net", KS64, joint(9, 8, KS_NET), JOINT_KS, 640),
+    ("ks64/joint-modern", "modern U-Net", KS64, joint(9, 8, KS_MODERN, 0.6), JOINT_KS_MODERN, 640),
     ("ks64/universal", "SDA U-Net", KS64, universal(9, 1, KS_NET), INPUT_KS, 640),
     ("ks64/universal-modern", "modern U-Net", KS64, universal(9, 1, KS_MODERN), INPUT_KS, 640),
     ("ks64/amortised", "SDA U-Net", KS64, amortised(9, 1, KS_NET), INPUT_KS, 640),
-    ("kolmogorov/joint", "the larger SDA U-Net", KOLMOGOROV, joint(5, 1, KOLMOGOROV_LARGE), JOINT_KOLMOGOROV, 63),
-    ("kolmogorov/joint-original", "SDA U-Net", KOLMOGOROV, joint(5, 1, KOLMOGOROV_NET), JOINT_KOLMOGOROV, 63),
-    ("kolmogorov/joint-modern", "modern U-Net", KOLMOGOROV, joint(5, 1, KOLMOGOROV_MODERN),
+    ("kolmogorov/joint", "the larger SDA U-Net", KOLMOGOROV, joint(5, 4, KOLMOGOROV_LARGE), JOINT_KOLMOGOROV, 63),
+    ("kolmogorov/joint-original", "SDA U-Net", KOLMOGOROV, joint(5, 4, KOLMOGOROV_NET), JOINT_KOLMOGOROV, 63),
+    ("kolmogorov/joint-modern", "modern U-Net", KOLMOGOROV, joint(5, 4, KOLMOGOROV_MODERN),
      training(128_000, 32, None, 1e-3), 63),
     ("kolmogorov/universal", "SDA U-Net", KOLMOGOROV, universal(5, 1, KOLMOGOROV_NET), INPUT_KOLMOGOROV, 63),
     ("kolmogorov/universal-modern", "modern U-Net", KOLMOGOROV, universal(5, 1, KOLMOGOROV_MODERN),
      training(1_280_000, 32, 0.99), 63),
-    ("kolmogorov/amortised", "SDA U-Net", KOLMOGOROV, amortised(5, 1, KOLMOGOROV_NET), INPUT_KOLMOGOROV, 63),
-    ("burgers/joint", "SDA U-Net", BURGERS, joint(9, 1, BURGERS_NET), JOINT_KS, 100),
+    ("kolmogorov/amortised", "SDA U-Net", KOLMOGOROV, amortised(5, 1, KOLMOGOROV_NET),
+     training(1_280_000, 32, 0.99), 63),
+    ("burgers/joint", "SDA U-Net", BURGERS, joint(9, 8, BURGERS_NET), JOINT_KS, 100),
     ("burgers/universal", "SDA U-Net", BURGERS, universal(9, 1, BURGERS_NET), INPUT_KS, 100),
 )  # fmt: skip
 """Name, backbone, data, model, training, steps of a forecast."""
-TRACER = {
+SYSTEM_TITLES = {
     "ks64": "Kuramoto-Sivashinsky at L = 64", "kolmogorov": "Kolmogorov flow", "burgers": "Burgers' equation",
 }  # fmt: skip
 
 ACDM = JointConfig(
     frames=3, context=2, overlap=2, conditioning="replacement", schedule="linear", num_steps=20, sampler="ancestral"
 )
-"""Autoregressive conditional diffusion, arXiv:2309.01745: two known states, noised; 20 steps."""
+"""Autoregressive conditional diffusion, arXiv:2309.01745: two known states, noised; 20 steps.
+
+Not as published: known states get fresh noise in each step (there one draw), the loss is the squared error (there smooth L1), the network
+ours.
+"""
+
+
+def small_emulators(network: NetworkConfig) -> dict[str, tuple[FamilyConfig, str]]:
+    """Emulator and title of each small recipe of a system, by the word in its name."""
+    configs = (
+        UniversalConfig(network=network),
+        JointConfig(network=network, num_steps=32),
+        RegressionConfig(network=network),
+    )
+    return {config.kind: (config, TITLES[config.kind]) for config in configs}
 
 
 def recipes() -> list[Recipe]:
     """The published sizes, and small and smoke sizes of what `ks` and `ks64` do not have."""
     found = []
     for name, backbone, simulation, emulator, settings, steps in PAPER:
-        system = TRACER[name.partition("/")[0]]
+        system = SYSTEM_TITLES[name.partition("/")[0]]
         found.append(
             Recipe(
                 f"{name}-paper", f"{system}, {TITLES[emulator.kind]}: published size, {backbone}; needs a GPU.", emulator,
@@ -127,14 +149,9 @@ def recipes() -> list[Recipe]:
             )
         )  # fmt: skip
     for name, title, simulation, emulators in (
-        (
-            "ks",
-            "Kuramoto-Sivashinsky",
-            SimulationSettings("kuramoto-sivashinsky", trajectories=2560, steps=160),
-            SMALL_KS,
-        ),
-        ("kolmogorov", "Kolmogorov flow", KOLMOGOROV_SMALL, SMALL_KOLMOGOROV),
-        ("burgers", "Burgers' equation", BURGERS, SMALL_BURGERS),
+        ("ks", "Kuramoto-Sivashinsky", SIMULATION, SMALL_KS),
+        ("kolmogorov", "Kolmogorov flow", KOLMOGOROV_SMALL, small_emulators(SMALL_2D)),
+        ("burgers", "Burgers' equation", BURGERS, small_emulators(SMALL_1D)),
     ):
         for label, (emulator, what) in emulators.items():
             small = Recipe(
@@ -154,25 +171,11 @@ SMOKE: dict[str, dict[str, Any]] = {
         "spin_up": 2.0,
     }
 }
-NETWORK = UNetConfig(channels=(64, 80, 80), blocks=1)
-SMALL_KS = {
+SMALL_KS: dict[str, tuple[FamilyConfig, str]] = {
     "joint-acdm": (replace(ACDM, network=NETWORK), "autoregressive diffusion whose known states are noised (ACDM)"),
-    "regression-fno": (RegressionConfig(network=FNOConfig()), "deterministic Fourier neural operator, mean squared error"),
+    "regression-fno": (
+        RegressionConfig(network=FNOConfig()),
+        "deterministic Fourier neural operator, mean squared error",
+    ),
     "refiner": (RefinerConfig(network=NETWORK), TITLES["refiner"]),
-}
-SMALL_KOLMOGOROV = {
-    kind: (config, TITLES[kind])
-    for kind, config in {
-        "universal": UniversalConfig(network=SMALL_2D),
-        "joint": JointConfig(network=SMALL_2D, num_steps=32),
-        "regression": RegressionConfig(network=SMALL_2D),
-    }.items()
-}
-SMALL_BURGERS = {
-    kind: (config, TITLES[kind])
-    for kind, config in {
-        "universal": UniversalConfig(network=SMALL_1D),
-        "joint": JointConfig(network=SMALL_1D, num_steps=32),
-        "regression": RegressionConfig(network=SMALL_1D),
-    }.items()
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eddycast.errors import InputError
-from eddycast.grid import Grid, periodic_axis
+from eddycast.grid import Grid, periodic_box
 from eddycast.noise import MemberNoise
 from eddycast.numerics.truncated import resample
 from eddycast.simulators.initial import initial_values, with_initial
@@ -214,8 +214,7 @@ def _coarser(grid: Grid, shape: tuple[int, ...]) -> Grid:
         raise InputError(f"store_shape must have one size per axis, each from 2 to that of {grid.shape}; got {shape}.")
     if not all(grid.periodic):
         raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")
-    axes = zip(grid.axes, shape, strict=True)
-    return Grid(tuple(periodic_axis(axis.name, points, axis.period or 1.0, axis.units) for axis, points in axes))
+    return periodic_box(grid, shape)
 
 
 def _shared_fields(system: System, values: Tensor, grid: Grid) -> dict[str, Tensor]:

@@ -74,5 +74,6 @@ def build_optimisers(
     if matrices:
         optimisers.append(Muon(matrices, lr=learning_rate, weight_decay=weight_decay))
     if others:
-        optimisers.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay))
+        betas = (0.9, 0.99 if kind == "muon" else 0.999)  # alone: the usual ones, as published recipes have them
+        optimisers.append(torch.optim.AdamW(others, lr=learning_rate, betas=betas, weight_decay=weight_decay))
     return optimisers
