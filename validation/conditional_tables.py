@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from pages import ROOT, results, table
+
 PICTURES = ROOT / "docs" / "pictures"
 
 
 def found(job: str) -> list[dict[str, Any]]:
     """Results of a job, by seed."""
-    return [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob(f"cd-{job}-s*.json"))]
+    return results(f"cd-{job}-s")
 
 
 def figure(row: dict[str, Any], name: str, digits: int = 2) -> str:
@@ -32,26 +32,29 @@ def passes(row: dict[str, Any]) -> str:
     return f"{row['passes_forward']:.0f} + {row['passes_backward']:.0f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in escaped]) + "\n"
-
-
 def forecasts(*jobs: str) -> str:
     """Forecasts of one comparison: times in Lyapunov times, in both conventions."""
     rows = []
     for record in [record for job in jobs for record in found(job)]:
         for name, row in record["result"]["forecast_rows"].items():
+            lost = f"{row['lost']} of {row['cases'] * row['members']}"
             spread = "" if "spread_skill" not in row else f"{row['spread_skill']:.2f}"
             rows.append(
                 [
                     f"{name}, seed {record['provenance']['seed']}", figure(row, "counted"), figure(row, "first"),
-                    figure(row, "rmsd"), figure(row, "crps", 3), spread, f"{row['lost']} of {row['cases'] * row['members']}",
+                    figure(row, "rmsd"), figure(row, "crps", 3), spread, f"{row['cpu_seconds']:.0f}", lost,
                     passes(row),
                 ]
             )  # fmt: skip
-    header = ["forecast", "all states ≥ 0.8", "first crossing", "RMSD (sd)", "fair CRPS (sd)", "spread / error"]
+    header = [
+        "forecast",
+        "all states ≥ 0.8",
+        "first crossing",
+        "RMSD (sd)",
+        "fair CRPS (sd)",
+        "spread / error",
+        "CPU-seconds",
+    ]
     return table([*header, "lost members", "passes forward + back"], rows)
 
 

@@ -8,31 +8,19 @@ and fails when a table is out of date.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import conditional_tables
+from pages import ROOT, results, table
 
-ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 LYAPUNOV_LEADS = {2: "1", 3: "2", 5: "4", 6: "5"}
 """Place of a lead among those of a curve: its Lyapunov times."""
 LENGTHS = {"ks": "L = 36: ", "ks64": "L = 64: "}
 FAMILIES = {"regression": "regression", "scoring": "scoring rule", "universal": "universal diffusion"}
-
-
-def results(prefix: str) -> list[dict[str, Any]]:
-    """Results whose job starts with `prefix`, by name."""
-    return [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob(f"{prefix}*.json"))]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def time_of(skill: dict[str, Any], kind: str) -> str:

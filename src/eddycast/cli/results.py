@@ -27,11 +27,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    given: Annotated[
+        int, typer.Option(min=0, help="Given states that the published high-correlation time and RMSD count too.")
+    ] = 0,
 ) -> None:
     """Score a forecast or an analysis against the truth."""
     from eddycast import api
 
-    scores = api.evaluate(forecast, truth=truth, out=out, derive=derive)
+    scores = api.evaluate(forecast, truth=truth, out=out, derive=derive, given=given)
     options.say(scores.table())
     if out is not None:
         options.say(f"Wrote scores {out}")
