@@ -131,7 +131,7 @@ def rollouts(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
         "autoregressive 1|8": ({"context": 8, "overlap": 8, "num_steps": 16}, SAMPLING),
         "all at once": ({**whole, "num_steps": 16}, SAMPLING),
         "all at once, 1 correction": ({**whole, "num_steps": 16}, [corrected | {"gamma": gamma} for gamma in GAMMAS]),
-        "all at once, 128 steps, 1 correction": (
+        "all at once, 128 steps, stride 4, 1 correction": (
             {**whole, "num_steps": 128, "stride": 4},
             [corrected | {"gamma": 0.1}],
         ),

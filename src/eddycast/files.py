@@ -132,7 +132,7 @@ def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Pat
         raise InputError(f"Cannot write {target}: the folder {target.parent} does not exist; create it first.")
     occupied = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     if occupied and not overwrite:
-        raise InputError(f"{target} exists already; choose another name, remove it, or ask to overwrite it.")
+        raise InputError(f"{target} exists already; choose another name, or remove it.")
     if occupied and not is_ours(target):
         raise InputError(
             f"{target} exists and was not written by eddycast, so it is not replaced; choose another name."

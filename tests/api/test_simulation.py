@@ -235,3 +235,9 @@ def test_command_line_writes_the_published_shape(tmp_path, monkeypatch):
     assert not caught.value.code
     data = api.open_dataset(out)
     assert data.lengths == (4,) * 8 + (9, 9) and data.grid.shape == (64,) and data.dt == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("split", [(0.8, 0.3, 0.1), (8, 1, 2), (0.5, 0.2, 0.1)])
+def test_shares_that_do_not_add_up_are_refused(split):
+    with pytest.raises(InputError, match="sum to 1, or numbers of runs that sum to the 10"):
+        api.simulate("burgers", trajectories=10, steps=2, split=split)

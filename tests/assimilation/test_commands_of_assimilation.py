@@ -114,7 +114,7 @@ def test_a_case_without_observations_is_told(room, capsys):
         (("--mode", "online"), "needs --block and --forecast"),
         (("--block", "5"), "belong to --mode online, not to smooth"),
         (("--mode", "online", "--block", "5", "--forecast", "4"), "at least block = 5, got 4"),
-        (("--mode", "online", "--block", "20", "--forecast", "24"), "need 20 observed frames, there are 12"),
+        (("--mode", "online", "--block", "20", "--forecast", "24"), "20 observed frames are needed, there are 12"),
         (("--mode", "filter", "--method", "sda"), "no mode 'filter': it has smooth, online"),
         (("--method", "dpm"), "did you mean 'dps'"),
         (("--method", "sda", "--set", "overlap=9"), "overlap must lie in 1 ..."),

@@ -225,9 +225,9 @@ def test_tasks_that_cannot_be_are_told(task, words):
 
 def test_blocks_too_short_for_the_observations_or_the_context_are_told():
     obs = observed(CHAIN, 8)
-    with pytest.raises(InputError, match="1 blocks of 9 frames need 9 observed frames, there are 8"):
+    with pytest.raises(InputError, match="Blocks of 9 frames: 9 observed frames are needed, there are 8"):
         online("mmps", obs, OnlineTask(9, 9), options=MMPS)
-    with pytest.raises(InputError, match="3 blocks of 4 frames need 12"):
+    with pytest.raises(InputError, match="Blocks of 4 frames: 12 observed"):
         online("mmps", obs, OnlineTask(4, 9, 3), options=MMPS)
     quick = replace(MMPS, num_steps=1)
     with pytest.raises(InputError, match="continues 2 states, and a block has fewer: raise block"):

@@ -412,3 +412,13 @@ def test_fields_are_scored_apart_on_an_oblong_channel():
     assert scores.normalised("rmse_mean", "u")[0] == pytest.approx(0.5, rel=0.1)
     assert scores.data["climatology_std"].values == pytest.approx([1.0, 1e-3], rel=0.1)
     assert "blow-up" in scores.table()
+
+
+def test_a_forecast_of_another_domain_is_refused():
+    """The same fields and points, but another length of the domain: another data set."""
+    truth = make_truth(states=noise(TRAJECTORIES, 12, 1, 16))
+    forecast = make_forecast(reliable(truth_of(truth), members=3))
+    place = truth.grid.axes[0].coordinates
+    evaluate(forecast.assign_coords(x=list(place)), truth)
+    with pytest.raises(InputError, match="pass the data it was made from"):
+        evaluate(forecast.assign_coords(x=[2 * point for point in place]), truth)

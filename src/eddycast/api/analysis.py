@@ -74,7 +74,7 @@ def analyse(
         "eddycast_method": name,
         "eddycast_mode": mode,
         "eddycast_system": observations.attributes.get("system", ""),
-        **pass_attributes(passes, members * observations.num_cases),
+        **pass_attributes(passes, states.shape[0] * states.shape[1]),
     }
     if "lyapunov_time" in observations.attributes:
         attributes["lyapunov_time"] = float(observations.attributes["lyapunov_time"])

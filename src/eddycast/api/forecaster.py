@@ -331,4 +331,4 @@ def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(type(settings)).validate_python(content)
     except ValidationError as error:
-        raise InputError(f"--set {explain(error)}") from error
+        raise InputError(f"--set: {explain(error)}") from error

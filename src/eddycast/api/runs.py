@@ -213,6 +213,11 @@ def assimilate(
     path = write(result, Path(out))
     if say is not None:
         say(passes_line(result.attrs))
+        if "withheld_departure_rms" in result.attrs:
+            say(
+                f"Withheld observations: {result.attrs['withheld_observations']:g}; the mean departs from them by "
+                f"{result.attrs['withheld_departure_rms']:.2f} deviations of their error (1 is the least to expect)"
+            )
         if lost := int((~given.mask.flatten(1).any(dim=1)).sum()):
             say(
                 f"{lost} of {given.num_cases} cases have no observation: theirs are draws of what is known without any."

@@ -135,6 +135,11 @@ def split_numbers(trajectories: int, split: Sequence[float]) -> dict[str, range]
     Raises: InputError for shares that cannot be, or none for train or test.
     """
     shares = check_fractions(split)
+    whole = trajectories if max(split) > 1 else 1
+    if abs(sum(split) - whole) > 1e-6:
+        raise InputError(
+            f"split needs shares that sum to 1, or numbers of runs that sum to the {trajectories} trajectories; got {tuple(split)}."
+        )
     if not (shares[0] > 0 and shares[2] > 0):
         raise InputError(
             f"split needs shares of train and test above zero, got {tuple(split)}: to test on all of a data set, open it with "

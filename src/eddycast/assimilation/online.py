@@ -55,9 +55,10 @@ class OnlineTask:
         """First frames of the blocks. Raises: InputError when the observations are too short for them."""
         filled = num_times // self.block
         if filled < (self.blocks or 1):
+            needed = (self.blocks or 1) * self.block
             raise InputError(
-                f"{self.blocks or 1} blocks of {self.block} frames need {(self.blocks or 1) * self.block} observed frames, there are "
-                f"{num_times}: lower block, or observe more --steps."
+                f"Blocks of {self.block} frames: {needed} observed frames are needed, there are {num_times}: lower block, or observe more "
+                "--steps."
             )
         return [number * self.block for number in range(self.blocks or filled)]
 

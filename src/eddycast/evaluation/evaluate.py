@@ -25,6 +25,8 @@ from eddycast.labelled import check_ensemble, values_of
 from eddycast.metrics import Score, case_blocks, mask_weights, scores_for
 
 # A lead time this close to a whole step is one: lead times are often stored in float32.
+SAME_PLACE = 1e-3
+"""Largest difference of coordinates, relative to the largest of them, that single precision and other units of storage explain."""
 WHOLE = 1e-3
 
 
@@ -255,6 +257,14 @@ def _match(forecast: xr.Dataset, known: Verification, dims: tuple[str, ...]) -> 
             f"The forecast has {'x'.join(map(str, shape))} points along {', '.join(dims)}, the truth has "
             f"{'x'.join(map(str, known.grid.shape))} along {', '.join(known.grid.names)}; pass its own data."
         )
+    for name, axis in zip(dims, known.grid.axes, strict=True):
+        if name in forecast.coords and forecast[name].dtype.kind == "f":
+            here, there = forecast[name].values.astype(float), np.asarray(axis.coordinates, dtype=float)
+            if np.abs(here - there).max() > SAME_PLACE * max(np.abs(there).max(), 1e-300):
+                raise InputError(
+                    f"The forecast's {name} runs from {here[0]:g} to {here[-1]:g}, that of the truth from {there[0]:g} to {there[-1]:g}: "
+                    "pass the data it was made from."
+                )
     return [channel for channel, name in enumerate(known.names) if name in fields]
 
 
