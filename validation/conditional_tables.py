@@ -140,6 +140,7 @@ def paper() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "cd-rollouts": lambda: forecasts("rollouts"),
     "cd-splits": lambda: forecasts("splits", "splits-8"),
+    "cd-splits-published": lambda: forecasts("splits-published"),
     "cd-baselines": lambda: forecasts("baselines"),
     "cd-offline": lambda: analyses("offline"),
     "cd-offline-given": lambda: analyses("offline-given"),
