@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ COMPRESSION = 10**5  # no compression that a reader here knows shrinks real data
 
 SPACE_MARGIN = 2**20  # for tables of contents and what others write meanwhile
 
+CLEARING = 40  # attempts, a twentieth of a second apart, to remove what another thread still writes
+
 
 def _flush(path: Path) -> None:
     """Force a file, or a directory with all that it holds, to disk."""
@@ -47,6 +50,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what threads of an interrupted library may still write to; what led here counts more than a failure to do so."""
+    for _ in range(CLEARING):
+        try:
+            _remove(path)
+            return
+        except OSError:  # files come and go under our hands
+            time.sleep(0.05)
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -146,7 +159,7 @@ def atomic_output(target: Path | str, *, overwrite: bool, is_ours: Callable[[Pat
         _replace(temporary, target)
         _flush_parent(target)
     except BaseException as error:
-        _remove(temporary)
+        _clear(temporary)
         if isinstance(error, OSError):
             raise _explain(target, error) from error
         raise

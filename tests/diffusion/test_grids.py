@@ -75,8 +75,9 @@ def test_laws_of_the_noise_level_mean_the_same_on_every_schedule(schedule):
         ("log-snr", ends[0] + (ends[1] - ends[0]) * uniform),
     ]:
         log_rho = log_snr(schedule, TIME_LAWS[law](schedule, uniform)) / -2
-        # The cut at the ends of the schedule (3 standard deviations away at least) moves the quantiles a little.
-        assert torch.allclose(log_rho, expected, atol=0.01), law
+        # The cut at the ends of the schedule moves the quantiles a little: by 0.01 where it is 3 standard deviations away,
+        # by 0.05 where 2.5 (log rho of `linear` ends at log 12.3).
+        assert torch.allclose(log_rho, expected, atol=0.01 if ends[1] > 3 else 0.055), law
 
 
 def test_laws_of_time_itself():
