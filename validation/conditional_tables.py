@@ -164,15 +164,17 @@ def draw() -> None:
         pages: dict[str, Any] = {}
         figure_ = new_figure(5.6, 3.0)
         axes = figure_.add_subplot()
-        for record in [*found("splits"), *found("splits-8")]:
+        for record in [*found("splits"), *found("splits-8"), *found("splits-published")]:
+            published = "published" in record["job"]
+            told = "as published" if published else f"departures, seed {record['provenance']['seed']}"
             rows = record["result"]["forecast_rows"]
-            mark = "o" if record["provenance"]["seed"] == 0 else "s"
+            mark = "^" if published else "o" if record["provenance"]["seed"] == 0 else "s"
             for colour, kind in enumerate(("universal", "plain")):
                 points = [(int(name.rpartition("|")[2]), row) for name, row in rows.items() if name.startswith(kind)]
                 axes.errorbar(
                     [known for known, _ in points], [row["first"] for _, row in points],
                     [row["first_se"] for _, row in points], color=LINES[colour], marker=mark, capsize=2,
-                    linestyle="-" if kind == "universal" else "--", label=f"{kind}, seed {record['provenance']['seed']}",
+                    linestyle="-" if kind == "universal" else "--", alpha=0.5 if published else 1.0, label=f"{kind}, {told}",
                 )  # fmt: skip
         axes.set(xlabel="known states C of 9", ylabel="correlation ≥ 0.8 (Lyapunov times)", ylim=(0, None))
         axes.legend(fontsize=7)
@@ -188,7 +190,9 @@ def draw() -> None:
         for colour, (label, points) in enumerate(lines.items()):
             axes.loglog(*zip(*points, strict=True), color=LINES[colour % len(LINES)], marker="o", label=label)
         axes.set(xlabel="share of points observed", ylabel="RMSD of a member (sd)")
-        axes.legend(fontsize=6)
+        axes.set_xticks([0.02, 0.05, 0.15, 0.5], ["0.02", "0.05", "0.15", "0.5"])
+        axes.set_xticks([], minor=True)
+        figure_.legend(fontsize=6, loc="outside right upper")
         pages["cd-offline"] = figure_
         figure_ = new_figure(5.6, 3.0)
         axes = figure_.add_subplot()
@@ -212,6 +216,8 @@ def draw() -> None:
             for colour, (label, points) in enumerate(groups.items()):
                 axes.loglog(*zip(*points, strict=True), color=LINES[colour], marker="o", label=label)
         axes.set(xlabel="states of the forecast", ylabel="peak memory (MB)")
+        axes.set_xticks([24, 48, 96, 192, 288], ["24", "48", "96", "192", "288"])
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=7)
         pages["cd-lengths"] = figure_
         for name, page in pages.items():

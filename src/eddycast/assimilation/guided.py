@@ -31,7 +31,6 @@ from eddycast.assimilation.etkf import fit_background
 from eddycast.assimilation.guided_options import GuidedOptions
 from eddycast.assimilation.protocols import Mode
 from eddycast.conditions import Conditions
-from eddycast.diffusion import starting_noise
 from eddycast.emulators import (
     AmortisedConfig,
     Diffusing,
@@ -248,10 +247,7 @@ class _Task:
             return self.noise.draw(tuple(like.shape[1:]), key=key, dtype=like.dtype, device=like.device)
 
         sampler = self.options.make_sampler(window.schedule)
-        start = starting_noise(window.schedule, draw("start", 0))
-        if known and not window.likelihoods and self._config("variable") == "state":
-            # as in forecasts: known states with what the schedule leaves of them at time 1
-            start[:, :known] += window.schedule(start.new_ones(()))[0] * like[:, :known]
+        start = window.start(draw("start", 0))
         return window.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
 
     def _guarded(self, x: Tensor, known: Tensor) -> Tensor:

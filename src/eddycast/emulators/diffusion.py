@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.diffusion import SCHEDULES, TIME_LAWS, PreconditionedDenoiser, denoising_loss, starting_noise
+from eddycast.diffusion import SCHEDULES, TIME_LAWS, PreconditionedDenoiser, denoising_loss
 from eddycast.emulators.composition import compose
 from eddycast.emulators.diffusion_kinds import DiffusionConfig, JointConfig
 from eddycast.emulators.increments import increment_scale
@@ -153,7 +153,12 @@ class WindowDiffusion(nn.Module):
         def masked(x_t: Tensor, time: Tensor) -> Tensor:
             return torch.where(unknown, denoiser(x_t, time), settled)
 
-        return OpenWindow(masked, self.schedule, lambda w: torch.where(unknown, base + scale * w, known))
+        return OpenWindow(
+            masked,
+            self.schedule,
+            lambda w: torch.where(unknown, base + scale * w, known),
+            settled=settled if config.variable == "state" else None,
+        )
 
     def _joint(
         self, denoiser: PreconditionedDenoiser, known: Tensor, mask: Tensor, conditions: Conditions
@@ -207,12 +212,8 @@ class WindowDiffusion(nn.Module):
             return noise.draw(known.shape[1:], key=(window, step, site), dtype=known.dtype, device=known.device)
 
         sampler = self.config.make_sampler()
-        start = starting_noise(self.schedule, draw("start", 0))
         given = known_mask.to(known.device)[(...,) + (None,) * (known.ndim - 2)]
-        if self.config.variable == "state" and not problem.likelihoods:
-            # known states as the schedule has them at time 1, where a trace of the data may be left
-            start = start + torch.where(given, self.schedule(start.new_ones(()))[0] * known, 0.0)
-        x = problem.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
+        x = problem.to_x(sampler(denoiser, problem.start(draw("start", 0)), noise=lambda step: draw("sampler", step)))
         return torch.where(given, known, x)[:, :wanted]
 
     def stages(self) -> tuple[Stage, ...]:

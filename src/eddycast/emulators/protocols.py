@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.diffusion.protocols import Denoiser, Schedule
+from eddycast.diffusion.sampling import starting_noise
 from eddycast.guidance import GaussianLikelihood
 from eddycast.noise import MemberNoise
 
@@ -80,6 +81,7 @@ class OpenWindow:
         denoiser: Of the variable that is diffused, (batch, time, channel, *space).
         schedule: Its noise schedule.
         to_x: From that variable to model space.
+        settled: What the denoiser says at known frames, zero elsewhere; None where that is zero everywhere, or nothing is settled.
         likelihoods: Of model space, for what is known of the window and the denoiser does not know; whoever samples guides with them.
     """
 
@@ -87,6 +89,12 @@ class OpenWindow:
     schedule: Schedule
     to_x: Callable[[Tensor], Tensor]
     likelihoods: tuple[GaussianLikelihood, ...] = ()
+    settled: Tensor | None = None
+
+    def start(self, noise: Tensor) -> Tensor:
+        """x_1 of a sample from standard normal numbers: where states are settled, with what the schedule leaves of them at time 1."""
+        x_1 = starting_noise(self.schedule, noise)
+        return x_1 if self.settled is None else x_1 + self.schedule(x_1.new_ones(()))[0] * self.settled
 
 
 @runtime_checkable
