@@ -13,13 +13,14 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import conditional_diffusion
+import latent_diffusion
 import protocols
 import torch
 import yaml
@@ -31,6 +32,8 @@ from eddycast.recipes.train import describe_hardware
 from eddycast.training import ProgressBar
 
 HERE = Path(__file__).parent
+COMPARISONS = conditional_diffusion.PROTOCOLS | latent_diffusion.PROTOCOLS
+"""Protocols that look at several runs."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Job:
     run: str = ""
     runs: dict[str, str] = field(default_factory=dict)  # several, by the name that the protocol knows them by
     test: str = ""  # data to score on, where they are not the test split of `data`
+    autoencoder: str = ""  # label of the run whose latents an emulator works in; empty: it trains its own, or works with pixels
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
 
@@ -79,12 +83,20 @@ def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
     """The data set of that name: a file that others distribute, or simulated once."""
     if "sample" in data[name]:
         return sample_data(data[name])
+    if "of" in data[name]:
+        return with_less(prepared(data, data[name]["of"], runs), data[name]["train_share"])
     path = runs / f"{name}-data"
     settings = dict(data[name])
     options = {key: settings.pop(key) for key in ("fractions",) if key in settings}
     if not path.exists():
         api.simulate(settings.pop("system"), out=path, **settings)
     return api.open_dataset(path, **options)
+
+
+def with_less(dataset: api.Dataset, share: float) -> api.Dataset:
+    """The same data with a share of the training trajectories, the first ones."""
+    train = dataset.splits["train"]
+    return replace(dataset, splits={**dataset.splits, "train": train[: round(share * len(train))]})
 
 
 def is_trained(path: Path) -> bool:
@@ -96,14 +108,26 @@ def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float)
     path = runs / f"{job.name}-s{job.seed}"
     if is_trained(path):
         return api.load(path, device=device)
-    resume = (path / "training" / "checkpoint.safetensors").exists()
+    resume = any(path.glob("**/training/checkpoint.safetensors"))
+    given: dict[str, Any] = {}
+    if job.autoencoder:
+        given = {"autoencoder": runs / job.autoencoder, "latents": runs / f"{job.autoencoder}-{job.data}-latents"}
+        if not is_trained(given["autoencoder"]):
+            return None
+        if not given["latents"].exists():
+            api.encode(given["autoencoder"], dataset, out=given["latents"], splits=["train"], device=device)
     try:
         return api.train(
             job.recipe, data=dataset, out=path, overrides=job.overrides, seed=job.seed, device=device, resume=resume,
-            observer=Deadline(end),
+            observer=Deadline(end), **given,
         )  # fmt: skip
     except KeyboardInterrupt:
         return None
+
+
+def labelled_run(runs: Path, name: str, seed: int) -> Path:
+    """A run by its label, or by the name of its job with the seed of the comparison."""
+    return runs / name if name.rpartition("-s")[2].isdecimal() else runs / f"{name}-s{seed}"
 
 
 def plain(value: Any) -> Any:
@@ -149,7 +173,7 @@ def main() -> None:
         test = prepared(data, job.test, options.runs) if job.test else dataset
         forecaster, several = None, {}
         if job.runs:
-            paths = {name: options.runs / f"{run}-s{job.seed}" for name, run in job.runs.items()}
+            paths = {name: labelled_run(options.runs, run, job.seed) for name, run in job.runs.items()}
             waiting = [path.name for path in paths.values() if not is_trained(path)]
             if waiting:
                 print(f"{job.label:<32} waits for {', '.join(waiting)}")
@@ -167,8 +191,8 @@ def main() -> None:
                 continue
             forecaster = api.load(path, device=options.device)
         start, cpu = time.monotonic(), time.process_time()
-        if job.protocol in conditional_diffusion.PROTOCOLS:
-            result = conditional_diffusion.PROTOCOLS[job.protocol](test, several, job.seed)
+        if job.protocol in COMPARISONS:
+            result = COMPARISONS[job.protocol](test, several, job.seed)
         elif job.protocol:
             result = protocols.PROTOCOLS[job.protocol](test, forecaster, job.seed)
         else:  # a run that others are compared with

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from eddycast.grid import Grid
+from eddycast.grid import Boundary, Grid
+
+BOUNDARY_CODES: dict[Boundary, float] = {"wall": 0.0, "open": 1.0, "periodic": 2.0}
+"""Those of The Well."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Conditions:
         cycle: Steps in one cycle of the calendar (12 for months), or None.
         static: Fields constant in time, (S, *space), or None.
         valid: True where the fields are defined (ocean), (*space), or None for everywhere.
+        boundary: Codes of the boundaries (*batch, axis, side) where they differ from those of the grid, or None.
     """
 
     grid: Grid
@@ -32,6 +36,7 @@ class Conditions:
     cycle: float | None = None
     static: Tensor | None = None
     valid: Tensor | None = None
+    boundary: Tensor | None = None
 
     @property
     def batch(self) -> torch.Size:
@@ -43,7 +48,8 @@ class Conditions:
 
     def select(self, index: Tensor | slice | int) -> Conditions:
         """Entries of the first batch axis."""
-        return replace(self, parameters=self.parameters[index], time=self.time[index])
+        boundary = None if self.boundary is None else self.boundary[index]
+        return replace(self, parameters=self.parameters[index], time=self.time[index], boundary=boundary)
 
     def expand(self, members: int) -> Conditions:
         """Put a member axis of the given size in front of the batch."""
@@ -51,12 +57,14 @@ class Conditions:
             self,
             parameters=self.parameters.expand(members, *self.parameters.shape),
             time=self.time.expand(members, *self.time.shape),
+            boundary=None if self.boundary is None else self.boundary.expand(members, *self.boundary.shape),
         )
 
     def flatten(self) -> Conditions:
         """One batch axis."""
         parameters = self.parameters.reshape(self.time.numel(), self.parameters.shape[-1])
-        return replace(self, parameters=parameters, time=self.time.reshape(-1))
+        boundary = None if self.boundary is None else self.boundary.reshape(-1, *self.boundary.shape[-2:])
+        return replace(self, parameters=parameters, time=self.time.reshape(-1), boundary=boundary)
 
     def to(self, device: torch.device | str) -> Conditions:
         def move(value: Tensor | None) -> Tensor | None:
@@ -68,7 +76,15 @@ class Conditions:
             time=self.time.to(device),
             static=move(self.static),
             valid=move(self.valid),
+            boundary=move(self.boundary),
         )
+
+    def boundary_codes(self) -> Tensor:
+        """Kind of each side of each axis as a number (`BOUNDARY_CODES`), (*batch, axis, side), float32."""
+        if self.boundary is not None:
+            return self.boundary
+        codes = [[BOUNDARY_CODES[side] for side in axis.boundary] for axis in self.grid.axes]
+        return torch.tensor(codes, dtype=torch.float32).expand(*self.batch, len(codes), 2)
 
     def phase(self, lead_times: Tensor) -> Tensor | None:
         """Phase in [0, 1) of the cycle at each lead time (in steps), (*batch, time); None without a cycle."""

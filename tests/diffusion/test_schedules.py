@@ -12,6 +12,7 @@ from eddycast.diffusion import (
     CosineSchedule,
     EDMSchedule,
     InvertibleSchedule,
+    LogLogitSchedule,
     PdediffCosineSchedule,
     RectifiedSchedule,
     SDACosineSchedule,
@@ -28,6 +29,7 @@ OFF_DEFAULT = [
     PdediffCosineSchedule(0.02),
     SDACosineSchedule(0.02),
     EDMSchedule(0.01, 20.0, 3.0),
+    LogLogitSchedule(0.01, 20.0),
 ]
 EVERY = [*(make() for make in SCHEDULES.values()), *OFF_DEFAULT]
 
@@ -128,7 +130,7 @@ def test_scales_are_shaped_to_the_field():
 
 
 def test_schedules_refuse_ends_that_divide_by_zero():
-    for make in (RectifiedSchedule, CosineSchedule, EDMSchedule):
+    for make in (RectifiedSchedule, CosineSchedule, EDMSchedule, LogLogitSchedule):
         with pytest.raises(ValueError, match="division by zero"):
             make(sigma_min=0.0)
     for make in (PdediffCosineSchedule, SDACosineSchedule):

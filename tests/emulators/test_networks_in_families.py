@@ -19,7 +19,14 @@ from eddycast.emulators import (
     UniversalConfig,
     build_model,
 )
-from eddycast.networks import FNOConfig, ModernUNetConfig, SDAUNetConfig, TransformerConfig, UNetConfig
+from eddycast.networks import (
+    FNOConfig,
+    ModernUNetConfig,
+    SDAUNetConfig,
+    SpaceTimeTransformerConfig,
+    TransformerConfig,
+    UNetConfig,
+)
 
 NETWORKS = {
     "unet": UNetConfig(channels=(4, 6), blocks=1, kernel=3, embedding=8),
@@ -27,6 +34,7 @@ NETWORKS = {
     "fno": FNOConfig(modes=2, width=6, blocks=1, embedding=8),
     "unet-sda": SDAUNetConfig(channels=(4, 6), blocks=1, embedding=8),
     "unet-modern": ModernUNetConfig(hidden=4, multipliers=(1, 2), blocks=1),
+    "transformer-latent": SpaceTimeTransformerConfig(patch=(2, 3), width=16, heads=2, blocks=1, embedding=8),
 }
 FAMILIES = {
     "regression": RegressionConfig(context=2),

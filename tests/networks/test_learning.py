@@ -12,6 +12,7 @@ from eddycast.networks import (
     ModernUNetConfig,
     NetworkConfig,
     SDAUNetConfig,
+    SpaceTimeTransformerConfig,
     TransformerConfig,
     UNetConfig,
     build_network,
@@ -26,6 +27,7 @@ CONFIGS: dict[str, tuple[NetworkConfig, float]] = {
     "fno": (FNOConfig(modes=7, width=16, blocks=2, embedding=16), 0.05),
     "unet-sda": (SDAUNetConfig(channels=(16, 16), blocks=1, embedding=16), 0.045),
     "unet-modern": (ModernUNetConfig(hidden=16, multipliers=(1, 1), blocks=1), 0.045),
+    "transformer-latent": (SpaceTimeTransformerConfig(**SMALL, timed=False), 0.11),
 }
 """Network and the relative error it must fall below: about twice what one run reached."""
 

@@ -251,7 +251,7 @@ def test_only_some_fields_are_seen():
         ({"noise_std": torch.tensor([0.1, torch.nan])}, "must be positive"),
         ({"noise_std": torch.tensor([0.1])}, "One noise std per field"),
         ({"fraction": None}, "exactly one"),
-        ({"complete": 6}, "0 to 5, with fraction or sensors; got 6"),
+        ({"complete": 6}, "0 to 5, with points of any kind; got 6"),
         ({"complete": -1}, "got -1"),
         ({"coarsen": 2, "complete": 1}, "got 1 with coarsen"),
     ],

@@ -188,7 +188,7 @@ def test_table_holds_the_scores(world):
 def test_curves_are_the_scores(world):
     charts = {chart.title: chart for chart in score_charts(world["scores"], "u")}
     placed = ["RMSE of the mean", "CRPS", "Correlation, first member", "Spread / error"]
-    assert list(charts) == [*placed, "Energy score", "Variogram score"]
+    assert list(charts) == [*placed, "Energy score", "Variogram score", "Wasserstein distance of values"]
     emulator = world["scores"]["emulator"]
     curve = charts["CRPS"].curves[0]
     np.testing.assert_array_equal(curve.y, emulator.series("crps", "u"))

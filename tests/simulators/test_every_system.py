@@ -11,10 +11,15 @@ from eddycast.noise import MemberNoise
 from eddycast.simulators import SYSTEMS, KolmogorovFlow, integrate, simulate
 
 NAMES = list(SYSTEMS)
+AT_KINKS = ("euler-multi-quadrants-periodic", "euler-multi-quadrants-open")
+"""Where states are constant the limiter has a kink: `test_euler.py` takes derivatives at smooth ones."""
 SMALL = {2: (24, 24), 3: (16, 16, 16)}  # grids to test on, by dimension; 1-D systems have small defaults
+SMALLER = {"turbulence-gravity-cooling": (8, 8, 8)}  # every cell costs more
 
 
 def shape_of(system):
+    if system.info.name in SMALLER:
+        return SMALLER[system.info.name]
     return SMALL.get(len(system.info.shape), system.info.shape)
 
 
@@ -52,9 +57,9 @@ def test_first_trajectories_do_not_depend_on_the_count(name, dtype):
     few, many = (short(system, trajectories=count, dtype=dtype, seed=4, parameters=ranges(system)) for count in (2, 11))
     assert few.states.dtype == dtype and torch.equal(few.parameters, many.parameters[:2])
     assert torch.equal(few.states, many.states[:2])
-    assert (few.states[0, 0] - few.states[1, 0]).abs().max() > 1e-3
+    assert (few.states[0, 0] - few.states[1, 0]).abs().max() > 1e-4  # convection starts from noise of 1e-3
     other = short(system, trajectories=2, dtype=dtype, seed=5)
-    assert (other.states[:, 0] - few.states[:, 0]).abs().max() > 1e-3
+    assert (other.states[:, 0] - few.states[:, 0]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,29 +70,39 @@ def test_single_precision_follows_double(name):
     assert (single.states - double.states).abs().max() < 1e-4 * double.states.abs().max()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in AT_KINKS])
 def test_flow_is_differentiable_in_state_and_parameters(name):
-    """A directional derivative of a weighted sum, against central differences; the parameters one after the other."""
+    """A directional derivative of a weighted sum, against central differences; the parameters one after the other.
+
+    Limiters and upwinding have kinks: at constant states, so these are roughened, and elsewhere, where among many cells
+    small steps alone (in proportion to each channel) meet none.
+    """
     system = SYSTEMS[name]
     run = short(system, trajectories=1, steps=1, dtype=torch.float64)
     state, parameters, grid = run.states[:, 0], run.parameters, run.grid
     generator = torch.Generator().manual_seed(1)
     weight, direction = (torch.randn(state.shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    kinks = "finite volumes" in system.info.scheme
+    if kinks:
+        direction = direction * state.abs().amax(dim=grid.dims, keepdim=True)
+        state = state * (1 + 0.01 * torch.randn(state.shape, dtype=torch.float64, generator=generator))
 
     def value(u, p):
         return (weight * integrate(system, u, p, grid, [2 * system.info.dt])).sum()
 
     u, p = state.clone().requires_grad_(), parameters.clone().requires_grad_()
     by_state, by_parameter = torch.autograd.grad(value(u, p), (u, p))
-    h = 1e-6 * state.abs().max().item()
+    h, fraction = (1e-8, 1e-7) if kinks else (1e-6 * state.abs().max().item(), 1e-5)
     slope = (value(state + h * direction, parameters) - value(state - h * direction, parameters)) / (2 * h)
     assert (by_state * direction).sum().item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-7)
     for column, parameter in enumerate(system.info.parameters):
         if parameter.whole:
             continue
         nudge = torch.zeros_like(parameters)
-        nudge[:, column] = 1e-5 * parameter.default
-        slope = (value(state, parameters + nudge) - value(state, parameters - nudge)) / (2e-5 * parameter.default)
+        nudge[:, column] = fraction * parameter.default
+        slope = (value(state, parameters + nudge) - value(state, parameters - nudge)) / (
+            2 * fraction * parameter.default
+        )
         assert by_parameter[0, column].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-6)
 
 

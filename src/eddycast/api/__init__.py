@@ -4,7 +4,7 @@ from eddycast.api.data import inspect, observe, open_dataset, systems
 from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.results import compare, evaluate, plot, report
-from eddycast.api.runs import assimilate, forecast, methods, recipes, train
+from eddycast.api.runs import assimilate, encode, forecast, methods, recipes, reconstruct, train
 from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
 from eddycast.data import Dataset
@@ -20,6 +20,7 @@ __all__ = [
     "batch_script",
     "compare",
     "demo",
+    "encode",
     "evaluate",
     "forecast",
     "inspect",
@@ -29,6 +30,7 @@ __all__ = [
     "open_dataset",
     "plot",
     "recipes",
+    "reconstruct",
     "report",
     "simulate",
     "systems",

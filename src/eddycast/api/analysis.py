@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eddycast.api.forecaster import Forecaster
 
 CLIMATOLOGY = 64
-"""Climatological states of which interpolation takes mean and spread."""
+"""Climatological states of which interpolation takes mean and spread, and on which the loss of an autoencoder is measured."""
 
 
 def analyse(
@@ -57,6 +57,10 @@ def analyse(
     used, held = observations, None
     if withhold > 0:
         used, held = observations.withhold(withhold, seed=seed)
+    lost = None
+    if getattr(options, "representation", False) and assimilation.is_lossy(emulator.space):
+        lost = lost_by_space(forecaster, emulator, used, conditions)
+    trusted = used if lost is None else assimilation.enlarged(used, lost)
     start = states_of(background, observations)
     if start is None and (chosen.background or name == "interpolation"):
         start = climatological(forecaster, conditions, members if chosen.background else None, seed)
@@ -64,12 +68,12 @@ def analyse(
     with count_passes() as passes:
         if task is not None:
             blocks = assimilation.assimilate_online(
-                name, emulator, used, conditions, task=task, progress=progress, **shared
+                name, emulator, trusted, conditions, task=task, progress=progress, **shared
             )
             states = blocks.flatten(1, 2)  # cases with their blocks one after the other
         else:
             shared["mode"] = mode
-            states = blocks = assimilation.assimilate(name, emulator, used, conditions, progress=progress, **shared)
+            states = blocks = assimilation.assimilate(name, emulator, trusted, conditions, progress=progress, **shared)
     attributes: dict[str, Any] = forecaster.attributes(None, seed) | {
         "eddycast_method": name,
         "eddycast_mode": mode,
@@ -88,13 +92,26 @@ def analyse(
         attributes["eddycast_observed_departure_rms"] = departure_rms(blocks, seen)
     if held is not None:
         attributes |= withheld_scores(blocks, held.window(0, blocks.shape[2]))
-    return data.to_xarray(
+    made = data.to_xarray(
         states,
         initial=initial,
         lead_times=range(states.shape[2]),
         kind="analysis",
         attributes=attributes,
     )
+    if lost is not None:
+        for (field, _), std in zip(observations.fields, lost.tolist(), strict=True):
+            made[field].attrs["representation_std"] = std
+    return made
+
+
+def lost_by_space(
+    forecaster: Forecaster, emulator: Emulator, observations: Observations, conditions: Conditions
+) -> Tensor:
+    """What the autoencoder of a run loses of its training states, as the observations see it, (channel,) in the units of the fields."""
+    assert forecaster.run is not None, "solvers have no autoencoder"
+    states = forecaster.run.climatology()[:CLIMATOLOGY].to(emulator.device)
+    return assimilation.representation_of(observations, emulator.space, states, conditions)
 
 
 def online_task(mode: str, block: int | None, forecast: int | None, blocks: int | None) -> OnlineTask | None:

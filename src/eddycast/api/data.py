@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from eddycast import data, observations
 from eddycast.data import Dataset
-from eddycast.errors import InputError
+from eddycast.errors import InputError, reading
+from eddycast.labelled import open_labelled, values_of
 from eddycast.observations import Observations
 from eddycast.simulators import SYSTEMS
 
@@ -80,6 +82,8 @@ def observe(
     fraction: float | None = None,
     sensors: int | None = None,
     coarsen: int | None = None,
+    stripe: int | None = None,
+    mask: str | Path | None = None,
     noise: float | str = 0.1,
     stated_noise: float | str | None = None,
     complete: int = 0,
@@ -94,8 +98,10 @@ def observe(
     Args:
         source: Opened data, or a path.
         split: Whose segments are observed, one case each.
-        fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean; one of
-            them, 0.1 of the points if none.
+        fraction, sensors, coarsen: Share of random points at each time, number of fixed points, or cells per block mean.
+        stripe: Points next to each side that are seen instead, at all times.
+        mask: `.npy` or NetCDF file with one mask on the grid, true (or 1) at the points that are seen instead, at all times; one of these
+            five, 0.1 of the points if none.
         noise: Standard deviation of the error, in standard deviations of each field in training, or with a unit ("0.5 K").
         stated_noise: What the observations say it is, where that differs: methods need an error to assume where there is none.
         complete: First frames at which every point is observed.
@@ -105,8 +111,9 @@ def observe(
         out: `.nc` or `.csv` to write.
     """
     dataset = opened(source)
-    if fraction is None and sensors is None and coarsen is None:
+    if all(choice is None for choice in (fraction, sensors, coarsen, stripe, mask)):
         fraction = 0.1
+    positions = None if mask is None else read_mask(Path(mask))
     segments = dataset.segments(split)[:trajectories]
     longest = min(len(segment) for segment in segments) - start
     steps = min(16, longest) if steps is None else steps
@@ -136,6 +143,8 @@ def observe(
         fraction=fraction,
         sensors=sensors,
         coarsen=coarsen,
+        stripe=stripe,
+        positions=positions,
         complete=complete,
         trajectories=numbers,
         frames=frames,
@@ -152,6 +161,31 @@ def observe(
     if out is not None:
         made.save(Path(out))
     return made
+
+
+def read_mask(path: Path) -> torch.Tensor:
+    """A mask of points, bool (*space): an array in `.npy`, or the one variable of a NetCDF file. NaN counts as false.
+
+    Raises: InputError for a file that holds anything but one array of true and false, or of 0, 1 and NaN.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file with a mask of observed points.")
+    if path.suffix == ".npy":
+        with reading(path, "write the mask anew with numpy.save"):
+            values = np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
+    else:
+        with open_labelled(path, decode_times=False) as content:
+            names = list(content.data_vars)
+            if len(names) != 1:
+                found = ", ".join(map(str, names)) or "none"
+                raise InputError(f"{path}: expected one variable, the mask of observed points; found {found}.")
+            values = values_of(content[names[0]], f"{path}: {names[0]!r}")
+    numbers = np.nan_to_num(values.astype(np.float64)) if values.dtype.kind in "biuf" else None
+    if numbers is None or not np.isin(numbers, (0.0, 1.0)).all():
+        raise InputError(
+            f"{path}: expected true and false, or 1 and 0 (or NaN), at each point; found {values.dtype} with other values."
+        )
+    return torch.from_numpy(numbers > 0)
 
 
 def noise_levels(dataset: Dataset, noise: float | str) -> torch.Tensor:

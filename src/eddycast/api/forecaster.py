@@ -19,11 +19,19 @@ from eddycast.api.solvers import refuse, solver, solver_attributes
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Initial, read, statistics
 from eddycast.data import to_xarray as label
-from eddycast.emulators import Climatology, Emulator, IdentitySpace, Persistence, count_passes
+from eddycast.emulators import (
+    Autoencoding,
+    Climatology,
+    Emulator,
+    IdentitySpace,
+    LatentSpace,
+    Persistence,
+    count_passes,
+)
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
-from eddycast.recipes import Recipe, Run, explain, load_run, parse_value, sample_states
+from eddycast.recipes import Recipe, Run, autoencoder_of, explain, load_run, parse_value, sample_states
 from eddycast.simulators import SYSTEMS, get_system
 
 BASELINES = {
@@ -36,6 +44,7 @@ SAMPLING = {
     "joint": ("context", "overlap", *_STEPS, "conditioning", "gamma", "std", "rollout", "stride"),
     "amortised": _STEPS,
     "universal": ("context", "overlap", *_STEPS),
+    "neural-solver": ("context", "overlap"),
 }
 """Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
@@ -69,6 +78,11 @@ class Forecaster:
     @property
     def recipe(self) -> Recipe | None:
         return None if self.run is None else self.run.recipe
+
+    @property
+    def forecasts(self) -> bool:
+        """False for an autoencoder."""
+        return self.run is None or not isinstance(self.run.model, Autoencoding)
 
     @property
     def default_steps(self) -> int:
@@ -266,6 +280,49 @@ class Forecaster:
             progress=progress,
         )
 
+    def reconstruct(
+        self,
+        dataset: Dataset,
+        *,
+        split: str = "test",
+        start: Any = None,
+        steps: int | None = None,
+        progress: Any = None,
+    ) -> xr.Dataset:
+        """The truth encoded and decoded, labelled like a forecast of one member (init, member, lead_time, *space).
+
+        Args:
+            dataset: Physical data.
+            split, start: As for a forecast.
+            steps: Leads 1 ... steps; None for what the recipe evaluates, or as many as there are.
+            progress: Called with (done, total).
+
+        Raises: InputError for a run without autoencoder, or data that do not fit it.
+        """
+        if self.run is None:
+            raise InputError(f"{self.name} has no autoencoder: reconstruct takes a run.")
+        _, space = autoencoder_of(self.run)
+        self.run.check(dataset)
+        wanted = steps or min(self.default_steps, min(map(len, dataset.segments(split))) - 1)
+        initial = dataset.initial(split, start=start, leads=wanted).resolved(1)
+        leads = torch.arange(1, wanted + 1, dtype=torch.float64)
+        states = []
+        for case in range(len(initial)):
+            one = initial.select([case])
+            here = one.conditions().to(next(space.autoencoder.parameters()).device)
+            with torch.no_grad():
+                z = space.encode(one.truth(wanted).to(here.time.device), here, leads)
+                states.append(space.decode(z, here, leads).cpu())
+            if progress is not None:
+                progress(case + 1, len(initial))
+        return label(
+            torch.cat(states)[None],
+            initial=initial,
+            lead_times=range(1, wanted + 1),
+            kind="forecast",
+            attributes=self.attributes(dataset, 0) | {"eddycast_reconstruction": "truth, encoded and decoded"},
+        )
+
     def attributes(self, dataset: Dataset | None, seed: int) -> dict[str, Any]:
         """Provenance of what this forecaster makes."""
         known = {} if dataset is None else dataset.attributes
@@ -310,7 +367,10 @@ def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
     """A trained emulator with other sampling settings, and perhaps without its guard."""
     config = emulator.model.config  # type: ignore[attr-defined]
     own = SAMPLING.get(config.kind, ())
-    refuse(given, (*own, "guard", "chunk"))
+    dressable = isinstance(emulator.space, LatentSpace) and emulator.space.residual is not None
+    refuse(given, (*own, "guard", "chunk", *(["dress"] if dressable else [])))
+    if given.get("dress"):
+        emulator = replace(emulator, dress=True)
     if given.get("guard") is False:
         emulator = emulator.without_guard()
     if "chunk" in given:

@@ -15,13 +15,20 @@ from eddycast import distributed, evaluation
 from eddycast import report as pictures
 from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
+from eddycast.data import Dataset
 from eddycast.errors import InputError
-from eddycast.evaluation import Scores
+from eddycast.evaluation import Scores, passed_through
 from eddycast.files import stage_of, staged_directory, write_bytes
 
 
 def evaluate(
-    forecast: xr.Dataset | str | Path, *, truth: Data, out: str | Path | None = None, **options: Any
+    forecast: xr.Dataset | str | Path,
+    *,
+    truth: Data,
+    out: str | Path | None = None,
+    through: str | Path | Forecaster | None = None,
+    device: str = "cpu",
+    **options: Any,
 ) -> Scores:
     """Scores of a forecast or an analysis; see `evaluation.evaluate` for options and what is computed.
 
@@ -31,12 +38,29 @@ def evaluate(
         forecast: From `Forecaster.forecast` or `.assimilate`, or a file.
         truth: The data that it was made from.
         out: JSON file to write.
+        through: Run whose autoencoder the truth passes first, encoded and decoded: scores are then free of its error.
+        device: Where that autoencoder computes.
     """
-    with distributed.process_group():
-        scores = evaluation.evaluate(forecast, opened(truth), **options)
+    with distributed.process_group(device) as place:
+        dataset = opened(truth) if through is None else auto_encoded(truth, through, device=place)
+        scores = evaluation.evaluate(forecast, dataset, **options)
         if out is not None and distributed.is_first():
             scores.to_json(Path(out))
         return scores
+
+
+def auto_encoded(truth: Data, run: str | Path | Forecaster, *, device: str = "cpu") -> Dataset:
+    """Data as the space of a run gives them back: frames are encoded and decoded when they are read.
+
+    Raises: InputError for what is no run, and for data that do not fit it.
+    """
+    forecaster, dataset = load(run, device=device), opened(truth)
+    if forecaster.run is None:
+        raise InputError(f"{forecaster.name} has no autoencoder: pass the truth through a run.")
+    forecaster.run.check(dataset)
+    own = getattr(forecaster.run, "space", None)  # of runs that are an autoencoder and nothing else
+    space = forecaster.run.emulator.space if own is None else own
+    return passed_through(dataset, space, forecaster.name, device=device)
 
 
 def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 
 from eddycast import assimilation, distributed
 from eddycast.api.data import Data, opened
@@ -16,8 +17,20 @@ from eddycast.api.simulation import simulate
 from eddycast.data import Dataset, check_output, write
 from eddycast.errors import InputError
 from eddycast.observations import Observations
-from eddycast.recipes import Recipe, all_recipes, get_recipe, read_recipe, train_recipe, with_overrides
+from eddycast.recipes import (
+    AUTOENCODER,
+    Recipe,
+    all_recipes,
+    encode_dataset,
+    get_recipe,
+    read_recipe,
+    train_recipe,
+    with_overrides,
+)
 from eddycast.training import ProgressBar, TrainingObserver
+
+AUTOENCODER_SHARE = 0.5
+"""Of the minutes of a recipe that trains an autoencoder before its emulator."""
 
 
 def recipes() -> list[tuple[str, str]]:
@@ -37,6 +50,8 @@ def train(
     out: str | Path | None = None,
     init: str | Path | None = None,
     stage: str | None = None,
+    autoencoder: str | Path | None = None,
+    latents: str | Path | None = None,
     minutes: float | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -55,7 +70,9 @@ def train(
         out: Run directory; None for `runs/<name>`.
         init: Run whose weights are the start.
         stage: Train this stage only.
-        minutes: Fit the number of steps to this time.
+        autoencoder: Run whose autoencoder a recipe in latent space takes, instead of training its own.
+        latents: Cache made by `encode` with that autoencoder, instead of encoding the training split.
+        minutes: Fit the number of steps to this time; a recipe that trains an autoencoder first gives it `AUTOENCODER_SHARE` of it.
         overrides: Settings such as {"training.batch_size": 32}.
         resume: Go on with an interrupted training, exactly.
         device, threads: Where to compute, with how many CPU threads; `cuda` under torchrun is a GPU for each process.
@@ -65,17 +82,21 @@ def train(
     Raises: InputError for anything that does not fit, and when the loss is no longer finite.
     """
     settings = dict(overrides or {})
+    found = find_recipe(recipe)
+    whole = found.autoencoder is not None and autoencoder is None
     if minutes is not None:
-        settings["training.minutes"] = minutes
+        settings["training.minutes"] = (1 - AUTOENCODER_SHARE) * minutes if whole else minutes
+        if whole:
+            settings["autoencoder.training.minutes"] = AUTOENCODER_SHARE * minutes
     if seed is not None:
         settings["training.seed"] = seed
-    chosen = with_overrides(find_recipe(recipe), settings)
+        if found.autoencoder is not None:
+            settings["autoencoder.training.seed"] = seed
+    chosen = with_overrides(found, settings)
     if threads is not None:
         torch.set_num_threads(threads)
     directory = Path("runs") / chosen.name if out is None else Path(out)
-    source = None if init is None else load(init).path
-    if init is not None and source is None:
-        raise InputError(f"{init} has no weights to start from: --init takes a run.")
+    source = run_path(init, "--init")
     with distributed.process_group(device) as place:
         if data is None:
             if chosen.simulation is None:
@@ -89,13 +110,73 @@ def train(
                 directory,
                 stage=stage,
                 init=source,
+                autoencoder=run_path(autoencoder, "--autoencoder"),
+                latents=None if latents is None else Path(latents),
                 resume=resume,
                 device=place,
                 observer=observer or ProgressBar(),
             )
         except FloatingPointError as error:
             raise InputError(str(error)) from error
-        return load(directory, device=place)
+        alone = stage == AUTOENCODER and chosen.autoencoder is not None
+        return load(directory / AUTOENCODER if alone else directory, device=place)
+
+
+def run_path(run: str | Path | None, option: str) -> Path | None:
+    """Directory of a run. Raises: InputError for solvers and baselines, which have no weights."""
+    path = None if run is None else load(run).path
+    if run is not None and path is None:
+        raise InputError(f"{run} has no weights: {option} takes a run.")
+    return path
+
+
+def encode(
+    run: str | Path | Forecaster,
+    data: Data,
+    *,
+    out: str | Path,
+    splits: Sequence[str] | None = None,
+    copies: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Any = None,
+) -> Dataset:
+    """Cache the latents of a data set with their provenance; see `recipes.latents`. Returns the cache, opened.
+
+    Raises: InputError for a run without autoencoder, data that do not fit it, or a place that cannot be written.
+    """
+    forecaster = load(run, device=distributed.local_device(device))
+    if forecaster.run is None:
+        raise InputError(f"{forecaster.name} has no autoencoder: encode takes a run.")
+    chosen = None if splits is None else tuple(splits)
+    return encode_dataset(
+        forecaster.run, opened(data), Path(out), splits=chosen, copies=copies, seed=seed, progress=progress
+    )
+
+
+def reconstruct(
+    run: str | Path | Forecaster,
+    *,
+    data: Data,
+    out: str | Path | None = None,
+    split: str = "test",
+    start: Any = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    progress: Any = None,
+) -> xr.Dataset:
+    """The truth through the autoencoder of a run and back, labelled like a forecast of one member: what compression alone costs.
+
+    Raises: InputError as `encode`, and for a start that the data do not have.
+    """
+    if out is not None:
+        check_output(out)
+    result = load(run, device=distributed.local_device(device)).reconstruct(
+        opened(data), split=split, start=start, steps=steps, progress=progress
+    )
+    if out is not None:
+        write(result, Path(out))
+    return result
 
 
 def find_recipe(recipe: str | Path | Recipe) -> Recipe:

@@ -71,6 +71,8 @@ def batch_script(
     out: str | Path | None = None,
     init: str | None = None,
     stage: str | None = None,
+    autoencoder: str | Path | None = None,
+    latents: str | Path | None = None,
     minutes: float | None = None,
     overrides: Mapping[str, str] | None = None,
     resume: bool = False,
@@ -84,7 +86,7 @@ def batch_script(
     """A script for sbatch that trains over processes, one per GPU, and queues again from its checkpoint when the time is up.
 
     Args:
-        recipe, data, out, init, stage, minutes, overrides, resume, seed, threads: As in `train`.
+        recipe, data, out, init, stage, autoencoder, latents, minutes, overrides, resume, seed, threads: As in `train`.
         device: Where to train without GPUs; with them every process takes one.
         nodes, gpus: Nodes, and GPUs (processes) on each; without GPUs there is one process per node.
         time: Limit of the job, as Slurm writes it.
@@ -103,7 +105,8 @@ def batch_script(
         )
     run = str(Path("runs") / chosen.name) if out is None else str(out)
     words = ["train", recipe, "--out", run]
-    for option, value in (("data", data), ("init", init), ("stage", stage), ("minutes", minutes), ("seed", seed)):
+    given = {"data": data, "init": init, "stage": stage, "autoencoder": autoencoder, "latents": latents}
+    for option, value in (given | {"minutes": minutes, "seed": seed}).items():
         words += [] if value is None else [f"--{option}", str(value)]
     for name, value in (overrides or {}).items():
         words += ["--set", f"{name}={value}"]

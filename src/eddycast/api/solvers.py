@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from eddycast.data import Dataset
 from eddycast.emulators import Emulator, IdentitySpace, SolverModel
 from eddycast.emulators.solver import regridded
@@ -52,6 +54,10 @@ def on_grid(system: System, dataset: Dataset, shape: tuple[int, ...]) -> System:
 
     Raises: InputError for a grid that does not serve, or is not another one of the same box.
     """
+    if system.info.regrid is not None:
+        system.info.regrid(torch.ones(1, dataset.state_shape[0], *dataset.grid.shape), shape)  # which refuses shapes
+        system.grid(shape)
+        return system
     wanted = regridded(dataset.grid, shape)
     if isinstance(system, KolmogorovFlow):
         system = replace(system, resolve=False)

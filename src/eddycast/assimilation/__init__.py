@@ -14,6 +14,7 @@ from eddycast.assimilation.interpolation import InterpolationOptions
 from eddycast.assimilation.methods import METHODS, assimilate, describe_methods, get_method
 from eddycast.assimilation.online import OnlineTask, assimilate_online
 from eddycast.assimilation.protocols import ForecastModel, Method, Mode
+from eddycast.assimilation.representation import enlarged, is_lossy, representation_of, representation_std
 
 __all__ = [
     "METHODS",
@@ -32,9 +33,13 @@ __all__ = [
     "assimilate",
     "assimilate_online",
     "describe_methods",
+    "enlarged",
     "ensemble_kalman",
     "etkf_weights",
     "get_method",
     "guided",
+    "is_lossy",
+    "representation_of",
+    "representation_std",
     "transform_ensemble",
 ]

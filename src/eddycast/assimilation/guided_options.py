@@ -33,6 +33,8 @@ class GuidedOptions:
         given: First states that are completely observed and taken as they are. None: 0, or for a model that cannot
             begin with nothing known, as many as it continues.
         observed: `guidance`, or `none`, with which the observations are not used but for the states that are `given`.
+        representation: Add what an autoencoder loses, as the operator sees it, to the error of the observations (see
+            `assimilation.representation`); nothing where the model has no autoencoder.
     """
 
     rule: ClassVar[str] = ""
@@ -51,6 +53,7 @@ class GuidedOptions:
     std: float | None = None
     given: int | None = None
     observed: Literal["guidance", "none"] = "guidance"
+    representation: bool = True
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.corrections < 0 or (self.stride is not None and self.stride < 1):

@@ -32,6 +32,7 @@ for command in (
     data.inspect,
     models.train,
     models.encode,
+    models.reconstruct,
     models.forecast,
     data.observe,
     models.assimilate,

@@ -119,6 +119,15 @@ def observe(
     coarsen: Annotated[
         int | None, typer.Option(min=1, help="Block means of so many points instead.", show_default=False)
     ] = None,
+    stripe: Annotated[
+        int | None, typer.Option(min=1, help="So many points next to each side instead.", show_default=False)
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MASK.npy|MASK.nc", help="Points where a mask on the grid is true instead.", show_default=False
+        ),
+    ] = None,
     noise: Annotated[
         str, typer.Option(help="Noise in standard deviations of the field, or with a unit: '0.5 K'.")
     ] = "0.1",
@@ -134,12 +143,18 @@ def observe(
     """Draw sparse and noisy observations from data."""
     chosen = [
         name
-        for name, value in (("fraction", fraction), ("sensors", sensors), ("coarsen", coarsen))
+        for name, value in (
+            ("fraction", fraction),
+            ("sensors", sensors),
+            ("coarsen", coarsen),
+            ("stripe", stripe),
+            ("mask", mask),
+        )
         if value is not None
     ]
     if len(chosen) > 1:
         raise InputError(
-            f"--{' and --'.join(chosen)} exclude each other; give one of --fraction, --sensors, --coarsen."
+            f"--{' and --'.join(chosen)} exclude each other; give one of --fraction, --sensors, --coarsen, --stripe, --mask."
         )
     level = noise_level(noise)
     stated = None if stated_noise is None else noise_level(stated_noise, "--stated-noise")
@@ -151,6 +166,8 @@ def observe(
         fraction=fraction if chosen else 0.1,
         sensors=sensors,
         coarsen=coarsen,
+        stripe=stripe,
+        mask=mask,
         noise=level,
         stated_noise=stated,
         complete=complete,

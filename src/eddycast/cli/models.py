@@ -31,6 +31,13 @@ def train(
     stage: Annotated[
         str | None, typer.Option(metavar="NAME", help="Train this stage only.", show_default=False)
     ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Take the autoencoder of this run, not one of its own.", show_default=False),
+    ] = None,
+    latents: Annotated[
+        str | None, typer.Option(metavar="CACHE", help="Latents made by `eddycast encode` with it.", show_default=False)
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Fit the number of steps to this time.", show_default=False)
     ] = None,
@@ -56,6 +63,8 @@ def train(
         "out": out,
         "init": init,
         "stage": stage,
+        "autoencoder": autoencoder,
+        "latents": latents,
         "minutes": minutes,
         "overrides": overrides(set_ or []),
         "resume": resume,
@@ -70,18 +79,56 @@ def train(
         return
     run = api.train(recipe, **asked)
     options.say(f"Wrote run {run.path}")
-    options.say(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
+    if run.forecasts:
+        options.say(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
+    else:
+        options.say(f"Next: eddycast encode {quoted(str(run.path))} {quoted(data or 'DATA')} --out latents")
 
 
 def encode(
     run: options.Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Data set to encode.", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="CACHE", help="Directory for the latents.", show_default=False)],
+    split: Annotated[
+        str | None, typer.Option(help="Encode this split only; all if absent.", show_default=False)
+    ] = None,
+    copies: Annotated[int, typer.Option(min=1, help="Views of the training split, the first as it is.")] = 1,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
 ) -> None:
-    """Cache the latents of a data set (not in this version)."""
-    raise InputError(
-        "`eddycast encode` is not in this version: it comes with latent emulators; see `eddycast recipes`."
-    )
+    """Cache the latents of a data set, with their provenance."""
+    from eddycast import api
+
+    with options.bar("encoding") as progress:
+        splits = None if split is None else [split]
+        cache = api.encode(run, data, out=out, splits=splits, copies=copies, seed=seed, device=device, progress=progress)
+    points = " x ".join(map(str, cache.grid.shape))
+    options.say(f"Wrote latents {out}: {len(cache.fields)} channels on {points} points, {sum(cache.lengths)} states")
+    options.say(f"Next: eddycast train RECIPE --data {quoted(data)} --autoencoder {quoted(run)} --latents {quoted(str(out))}")
+
+
+def reconstruct(
+    run: options.Run,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(metavar="FILE.nc|FILE.zarr", help="States to write.", show_default=False)],
+    split: options.Split = "test",
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="I", help="Frame of lead 0; the first if absent.", show_default=False),
+    ] = None,
+    steps: options.Steps = None,
+    device: options.Device = "cpu",
+) -> None:
+    """Encode and decode the truth: what the compression of a run alone costs."""
+    initial = start_frame(start)
+    from eddycast import api
+
+    with options.bar("reconstructing") as progress:
+        api.reconstruct(
+            run, data=data, out=out, split=split, start=initial, steps=steps, device=device, progress=progress
+        )
+    options.say(f"Wrote reconstructions {out}")
+    options.say(f"Next: eddycast evaluate {quoted(str(out))} --truth {quoted(data)}")
 
 
 def forecast(

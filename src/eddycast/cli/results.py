@@ -30,11 +30,37 @@ def evaluate(
     given: Annotated[
         int, typer.Option(min=0, help="Given states that the published high-correlation time and RMSD count too.")
     ] = 0,
+    horizons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1:20,21:60",
+            help="Average the scores over ranges of leads, in steps of the data, ends included; the first lead is told apart.",
+            show_default=False,
+        ),
+    ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Score against the truth as the autoencoder of this run gives it back.",
+            show_default=False,
+        ),
+    ] = None,
+    device: options.Device = "cpu",
 ) -> None:
     """Score a forecast or an analysis against the truth."""
     from eddycast import api
 
-    scores = api.evaluate(forecast, truth=truth, out=out, derive=derive, given=given)
+    scores = api.evaluate(
+        forecast,
+        truth=truth,
+        out=out,
+        derive=derive,
+        given=given,
+        horizons=horizons,
+        through=through,
+        device=device,
+    )
     options.say(scores.table())
     if out is not None:
         options.say(f"Wrote scores {out}")

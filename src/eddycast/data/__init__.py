@@ -4,6 +4,7 @@ dataset        Dataset, Field, Segment, Initial: what is open, and frames on req
 opening        open_dataset: one door for all formats
 arrays         in memory, .npy and .npz
 well           The Well's HDF5 (well_schema: what it must contain; well_writer: write and validate)
+latents        encoded trajectories: a cache with its provenance
 gridded        NetCDF and Zarr through xarray (axes: which dimension is what)
 clock          times and calendars
 quadrature     axes with their weights
@@ -18,6 +19,7 @@ from eddycast.data.arrays import from_arrays
 from eddycast.data.clock import CalendarClock, Clock, PlainClock
 from eddycast.data.dataset import Dataset, Field, Initial, Segment
 from eddycast.data.inspection import describe, inspect
+from eddycast.data.latents import Piece, coarse_grid, open_latents, read_manifest, write_latents
 from eddycast.data.normalisation import Normalisation, statistics
 from eddycast.data.opening import open_dataset
 from eddycast.data.output import check_output, grid_of, read, to_xarray, write
@@ -32,20 +34,25 @@ __all__ = [
     "Field",
     "Initial",
     "Normalisation",
+    "Piece",
     "PlainClock",
     "Segment",
     "WindowBatches",
     "check_output",
+    "coarse_grid",
     "describe",
     "from_arrays",
     "grid_of",
     "inspect",
     "make_splits",
     "open_dataset",
+    "open_latents",
     "read",
+    "read_manifest",
     "statistics",
     "to_xarray",
     "validate_well",
     "write",
+    "write_latents",
     "write_well",
 ]

@@ -80,6 +80,7 @@ class Dataset:
         parameter_values: Physical values, (trajectory, P).
         valid: True where the fields are defined, (*space); None for everywhere.
         static: Fields constant in time, (S, *space), named by `static_names`.
+        boundaries: Codes of the boundaries of each trajectory (trajectory, axis, side), where they differ from those of the grid.
         attributes: `system`, `source`, `lyapunov_time`, ... as far as they are known.
         notes: What a reader should know about how the file was understood, one sentence each.
     """
@@ -96,6 +97,7 @@ class Dataset:
     static_names: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    boundaries: Tensor | None = None
 
     @property
     def dt(self) -> float:
@@ -192,6 +194,7 @@ class Dataset:
             cycle=None if self.cycle is None else self.cycle / stride,
             static=self.static,
             valid=self.valid,
+            boundary=None if self.boundaries is None else self.boundaries[trajectories],
         )
 
     def times(self, trajectory: int, frames: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 The mean may be a number per field, a map per field, or a map that follows the calendar (a climatology of a few annual
 harmonics):
 
-    x = (state - mean(phase)) / std
+    x = (state - mean(phase)) / std,    for log fields (log(state + offset) - mean(phase)) / std
     mean(phase) = sum_h coefficient_h basis_h(phase),   basis = 1, cos 2 pi k phase, sin 2 pi k phase for k = 1, 2, ...
 
 One pass over the data in float64 gathers, per point, the sums that the least-squares fit needs (of values and of
@@ -13,19 +13,20 @@ one-step differences), so memory does not depend on the number of frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions
-from eddycast.data.dataset import Dataset, Segment
+from eddycast.data.dataset import Dataset, Segment, Source
 from eddycast.errors import InputError
 
 MeanKind = Literal["auto", "field", "pixel", "cycle"]
 StdKind = Literal["field", "pixel"]
+VectorKind = Literal["separate", "shared"]
 CHUNK_BYTES = 2**26
 SMALLEST_RATIO = (
     1e-3  # a std per point is at least this share of the field's, so that a nearly constant point cannot explode
@@ -44,6 +45,7 @@ class Normalisation:
         increment_std: Standard deviation of one-step differences of normalised states, (channel,), positive.
         names: Field names, to refuse other data.
         notes: What was unusual, one sentence each.
+        offsets: Of log fields, per channel; None for the others, and the tuple empty where there are none.
     """
 
     coefficients: Tensor
@@ -51,6 +53,7 @@ class Normalisation:
     increment_std: Tensor
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    offsets: tuple[float | None, ...] = ()
 
     @property
     def mean(self) -> Tensor:
@@ -78,6 +81,7 @@ class Normalisation:
     def encode(self, state: Tensor, conditions: Conditions, lead_times: Tensor) -> Tensor:
         """Physical (*batch, time, channel, *space) to normalised; 0 at points that are not valid."""
         self._check(state)
+        state = logarithms(state, self.offsets, -1 - len(conditions.grid.axes))
         x = (state - self._like(self.climatology(conditions, lead_times), state)) / self._like(self.std, state)
         if conditions.valid is None:
             return x
@@ -86,7 +90,8 @@ class Normalisation:
     def decode(self, x: Tensor, conditions: Conditions, lead_times: Tensor) -> Tensor:
         """Inverse of `encode` (points that are not valid get whatever x holds there, on top of the mean)."""
         self._check(x)
-        return x * self._like(self.std, x) + self._like(self.climatology(conditions, lead_times), x)
+        state = x * self._like(self.std, x) + self._like(self.climatology(conditions, lead_times), x)
+        return exponentials(state, self.offsets, -1 - len(conditions.grid.axes))
 
     def _check(self, state: Tensor) -> None:
         channel = state.shape[1 - self.coefficients.ndim]
@@ -105,8 +110,11 @@ class Normalisation:
         return value.to(device=state.device, dtype=state.dtype)
 
     def to(self, device: torch.device | str) -> Normalisation:
-        return Normalisation(
-            self.coefficients.to(device), self.std.to(device), self.increment_std.to(device), self.names, self.notes
+        return replace(
+            self,
+            coefficients=self.coefficients.to(device),
+            std=self.std.to(device),
+            increment_std=self.increment_std.to(device),
         )
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -122,6 +130,7 @@ class Normalisation:
             "std": self.std.flatten(1).mean(1).tolist(),
             "increment_std": self.increment_std.tolist(),
             "notes": list(self.notes),
+            "offsets": list(self.offsets),
         }
 
     @classmethod
@@ -133,7 +142,80 @@ class Normalisation:
             tensors["increment_std"],
             tuple(summary["names"]),
             tuple(summary.get("notes", ())),
+            tuple(summary.get("offsets", ())),
         )
+
+
+LARGEST_LOG = 60.0
+"""Of a decoded log field: an emulator that goes astray gives huge numbers, not infinite ones."""
+
+
+def logarithms(state: Tensor, offsets: tuple[float | None, ...], dim: int) -> Tensor:
+    """log(state + offset) of the channels along `dim` that have an offset."""
+    if not any(offset is not None for offset in offsets):
+        return state
+    parts = [
+        part if offset is None else torch.log(part + offset)
+        for part, offset in zip(state.unbind(dim), offsets, strict=True)
+    ]
+    return torch.stack(parts, dim)
+
+
+def exponentials(state: Tensor, offsets: tuple[float | None, ...], dim: int) -> Tensor:
+    """Inverse of `logarithms`."""
+    if not any(offset is not None for offset in offsets):
+        return state
+    parts = [
+        part if offset is None else torch.exp(part.clamp_max(LARGEST_LOG)) - offset
+        for part, offset in zip(state.unbind(dim), offsets, strict=True)
+    ]
+    return torch.stack(parts, dim)
+
+
+@dataclass(frozen=True, eq=False)
+class LogSource:
+    """A source whose log fields come as log(value + offset)."""
+
+    source: Source
+    offsets: tuple[float | None, ...]
+    names: tuple[str, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.source.lengths
+
+    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
+        """Raises: InputError for values that have no logarithm."""
+        states = self.source.read(trajectory, start, stop, stride)
+        for channel, offset in enumerate(self.offsets):
+            if offset is not None and bool((states[:, channel] <= -offset).any()):
+                raise InputError(
+                    f"The field {self.names[channel]!r} has values as low as {float(states[:, channel].nan_to_num(0).min()):g} (trajectory "
+                    f"{trajectory}): its logarithm with offset {offset:g} does not exist; raise the offset, or leave it out of space.log."
+                )
+        return logarithms(states, self.offsets, 1)
+
+
+def log_offsets(dataset: Dataset, log: Mapping[str, float]) -> tuple[float | None, ...]:
+    """Offset of each channel. Raises: InputError for a field that the data do not have, or an offset that is not positive."""
+    for name, offset in log.items():
+        if name not in dataset.field_names:
+            raise InputError(f"space.log names {name!r}; the data have the fields {', '.join(dataset.field_names)}.")
+        if not 0 < offset < math.inf:
+            raise InputError(f"space.log: the offset of {name!r} must be positive, got {offset:g}.")
+    return tuple(log.get(name) for name in dataset.field_names) if log else ()
+
+
+def _shared(total: Tensor, scale: Tensor, vectors: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Mean 0 and one scale, about 0, for the components of each vector: then flips and exchanges of axes are those of the state."""
+    total, square = total.clone(), scale.square() + total[0].square()
+    scale = scale.clone()
+    for vector in {name for name in vectors if name}:
+        channels = [channel for channel, name in enumerate(vectors) if name == vector]
+        total[:, channels] = 0
+        scale[channels] = square[channels].mean(dim=0, keepdim=True).sqrt()
+    return total, scale
+
 
 
 def _basis(phase: Tensor, harmonics: int) -> Tensor:
@@ -227,6 +309,8 @@ def statistics(
     stride: int = 1,
     harmonics: int = 3,
     weighted: bool = True,
+    log: Mapping[str, float] | None = None,
+    vectors: VectorKind = "separate",
 ) -> Normalisation:
     """Statistics of one split.
 
@@ -239,12 +323,19 @@ def statistics(
         stride: Frames per step, for the differences.
         harmonics: Annual harmonics at most; fewer where the data do not cover a year or are too few.
         weighted: Use the quadrature weights of the grid in means over space; The Well's own statistics do not.
+        log: Fields that are normalised as log(value + offset), with their offsets.
+        vectors: `shared`: components of one vector have mean 0 and one standard deviation, so that symmetries of space are symmetries of
+            normalised states too. Needs mean and std per field.
 
     Raises: InputError for missing values (see `Dataset.read`) or an unknown split.
     """
     segments = dataset.segments(split)
     if mean == "auto":
         mean = "cycle" if dataset.cycle is not None else "pixel" if dataset.clock.calendar is not None else "field"
+    if vectors == "shared" and (mean, std) != ("field", "field"):
+        raise InputError(f"space.vectors=shared needs space.mean=field and space.std=field, got {mean} and {std}.")
+    offsets = log_offsets(dataset, log or {})
+    dataset = replace(dataset, source=LogSource(dataset.source, offsets, dataset.field_names)) if offsets else dataset
     notes: list[str] = []
     if mean == "cycle" and dataset.cycle is None:
         raise InputError("A climatology needs dates with several steps per year; choose mean='pixel' or 'field'.")
@@ -297,8 +388,10 @@ def statistics(
         # land gets the field's mean: any finite number would do, this one keeps averages readable
         total = torch.where(valid, total, average(total).reshape(*total.shape[:2], *ones))
     scale = torch.where(valid, scale, torch.ones_like(scale)) if std == "pixel" else scale
+    if vectors == "shared":
+        total, scale = _shared(total, scale, [item.vector for item in dataset.fields])
     return Normalisation(
-        total.float().contiguous(), scale.float(), increment_std.float(), dataset.field_names, tuple(notes)
+        total.float().contiguous(), scale.float(), increment_std.float(), dataset.field_names, tuple(notes), offsets
     )
 
 

@@ -218,6 +218,39 @@ class EDMSchedule:
         return (torch.exp(-log_snr / (2 * self.rho)) - start) / (stop - start)
 
 
+@dataclass(frozen=True)
+class LogLogitSchedule:
+    """Variance exploding: alpha = 1, log sigma = logit(tau), tau linear in time, so that sigma = tau / (1 - tau).
+
+    The rectified schedule with the same ends, divided by its alpha: trajectories of the probability flow are the same up to that
+    factor, and so is what a sampler makes of them. States at time 1 are of the size of sigma_max.
+    Source: arXiv:2507.02608 and its code.
+    """
+
+    sigma_min: float = 1e-3
+    sigma_max: float = 1e3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"0 < sigma_min < sigma_max is needed, got {self.sigma_min} and {self.sigma_max}: sigma_min = 0 would lead to a division "
+                "by zero."
+            )
+
+    def _ends(self) -> tuple[float, float]:
+        """tau at time 0, and 1 - tau at time 1."""
+        return self.sigma_min / (1 + self.sigma_min), 1 / (1 + self.sigma_max)
+
+    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        start, rest = self._ends()
+        span = 1 - start - rest
+        return torch.ones_like(time), (start + span * time) / (rest + span * (1 - time))
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        start, rest = self._ends()
+        return (torch.sigmoid(-log_snr / 2) - start) / (1 - start - rest)
+
+
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "rectified": RectifiedSchedule,
     "cosine": CosineSchedule,
@@ -225,6 +258,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "cosine-sda": SDACosineSchedule,
     "linear": LinearSchedule,
     "edm": EDMSchedule,
+    "log-logit": LogLogitSchedule,
 }
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from eddycast.emulators.autoencoding import Autoencoding, AutoencodingConfig
 from eddycast.emulators.baselines import Climatology, IdentitySpace, Persistence
 from eddycast.emulators.composition import compose, window_starts
 from eddycast.emulators.diffusion import WindowDiffusion
 from eddycast.emulators.diffusion_kinds import AmortisedConfig, DiffusionConfig, JointConfig, UniversalConfig
 from eddycast.emulators.emulator import Emulator
 from eddycast.emulators.guard import SpectralGuard
+from eddycast.emulators.latent import LatentSpace
 from eddycast.emulators.network import ModelShape
+from eddycast.emulators.neural_solver import NeuralSolver, NeuralSolverConfig
 from eddycast.emulators.passes import Passes, count_passes
 from eddycast.emulators.protocols import (
     Diffusing,
@@ -30,14 +33,25 @@ from eddycast.emulators.rollout import rollout
 from eddycast.emulators.scoring import ScoringConfig, ScoringRule
 from eddycast.emulators.solver import SolverModel
 
-FamilyConfig = RegressionConfig | ScoringConfig | RefinerConfig | JointConfig | AmortisedConfig | UniversalConfig
+FamilyConfig = (
+    RegressionConfig
+    | ScoringConfig
+    | RefinerConfig
+    | NeuralSolverConfig
+    | JointConfig
+    | AmortisedConfig
+    | UniversalConfig
+    | AutoencodingConfig
+)
 FAMILIES: dict[str, type[nn.Module]] = {
     "regression": Regression,
     "scoring": ScoringRule,
     "refiner": Refiner,
+    "neural-solver": NeuralSolver,
     "joint": WindowDiffusion,
     "amortised": WindowDiffusion,
     "universal": WindowDiffusion,
+    "autoencoder": Autoencoding,
 }
 
 
@@ -49,6 +63,8 @@ def build_model(config: FamilyConfig, shape: ModelShape) -> nn.Module:
 __all__ = [
     "FAMILIES",
     "AmortisedConfig",
+    "Autoencoding",
+    "AutoencodingConfig",
     "Climatology",
     "Diffusing",
     "DiffusionConfig",
@@ -56,7 +72,10 @@ __all__ = [
     "FamilyConfig",
     "IdentitySpace",
     "JointConfig",
+    "LatentSpace",
     "ModelShape",
+    "NeuralSolver",
+    "NeuralSolverConfig",
     "OpenWindow",
     "Passes",
     "Persistence",

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.diffusion import SCHEDULES, TIME_LAWS, PreconditionedDenoiser, denoising_loss
+from eddycast.diffusion.schedules import scales
 from eddycast.emulators.composition import compose
-from eddycast.emulators.diffusion_kinds import DiffusionConfig, JointConfig
+from eddycast.emulators.departures import departure, states_alone
+from eddycast.emulators.diffusion_kinds import DiffusionConfig, InputSettings, JointConfig
 from eddycast.emulators.increments import increment_scale
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.protocols import OpenWindow, Stage, TrainingBatch
@@ -36,7 +38,7 @@ class WindowDiffusion(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = SCHEDULES[config.schedule]()
-        in_channels = {None: 1, "in-place": 1, "beside": 3}[config.layout] * shape.channels
+        in_channels = {None: 1, "in-place": 1, "in-place-full": 2, "beside": 3}[config.layout] * shape.channels
         self.network = ConditionedNetwork(
             config.network,
             shape,
@@ -83,19 +85,7 @@ class WindowDiffusion(nn.Module):
             x: Window whose known frames are valid.
             known: Which frames are known, (batch, time).
         """
-        if self.config.variable == "state":
-            return torch.zeros_like(x), x.new_ones(*x.shape[:3], *(1,) * (x.ndim - 3))
-        frames = torch.arange(known.shape[1], device=x.device)
-        distance = (frames[:, None] - frames).abs().expand(len(known), -1, -1)
-        distance = torch.where(known[:, None, :], distance, known.shape[1])
-        nearest = distance.argmin(dim=-1)
-        lag = distance.gather(2, nearest[..., None])[..., 0]
-        spread = (...,) + (None,) * (x.ndim - 2)
-        base = x.gather(1, nearest[spread].expand_as(x))
-        anything = known.any(dim=1)[(...,) + (None,) * (x.ndim - 1)]
-        table = torch.cat([torch.ones_like(self.scales[:1]), self.scales])
-        scale = table[lag.clamp_max(len(table) - 1)][(...,) + (None,) * (x.ndim - 3)]
-        return torch.where(anything, base, 0.0), torch.where(anything, scale, 1.0)
+        return states_alone(x) if self.config.variable == "state" else departure(x, known, self.scales)
 
     def _conditioned(self, x: Tensor, known: Tensor, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """F(w_in, told) of `diffusion` that knows the frames `known` (batch, time) of x, in the layout of the settings."""
@@ -110,6 +100,8 @@ class WindowDiffusion(nn.Module):
                 masks = bits[spread].expand_as(x)
                 return self.network(torch.cat([masks, masks * x, w_in], dim=2), conditions, scalars)
             frames = torch.where(known[spread], x, w_in)
+            if self.config.layout == "in-place-full":
+                return self.network(torch.cat([frames, bits[spread].expand_as(x)], dim=2), conditions, scalars)
             planes = bits[spread].expand(*known.shape, 1, *x.shape[3:])
             return self.network(torch.cat([frames, planes], dim=2), conditions, torch.cat([scalars, bits], dim=1))
 
@@ -227,6 +219,8 @@ class WindowDiffusion(nn.Module):
         noise = batch.own(torch.randn(batch.size, *x.shape[1:], generator=generator, dtype=x.dtype, device=x.device))
         uniform = torch.rand(batch.size, generator=generator, dtype=x.dtype, device=x.device)
         time = batch.own(TIME_LAWS[config.time_law](self.schedule, uniform))
+        if isinstance(config, InputSettings) and config.layout != "beside" and config.loss_on == "all":
+            noise = self._clean(known, noise, w, time)
         counted = (torch.ones_like(known) if config.loss_on == "all" else ~known)[(...,) + (None,) * (x.ndim - 2)]
         if batch.conditions.valid is not None:
             counted = counted & batch.conditions.valid.to(x.device)
@@ -235,3 +229,13 @@ class WindowDiffusion(nn.Module):
             network, self.schedule, w, noise, time, counted=counted, parametrisation=config.parametrisation
         )
         return loss.mean()
+
+    def _clean(self, known: Tensor, noise: Tensor, w: Tensor, time: Tensor) -> Tensor:
+        """Noise with which alpha w + sigma noise is s w in known frames, s^2 = alpha^2 + sigma^2.
+
+        The network sees known states as they are, in their frames; what it is asked for there is what it would have to say of x_t = s w
+        (arXiv:2507.02608, in whose code known frames are fed at that scale and count in the loss).
+        """
+        alpha, sigma = scales(self.schedule, time, w)
+        settled = (torch.sqrt(alpha**2 + sigma**2) - alpha) / sigma * w
+        return torch.where(known[(...,) + (None,) * (w.ndim - 2)], settled, noise)

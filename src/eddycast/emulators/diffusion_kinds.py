@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from eddycast.diffusion import PARAMETRISATIONS, SCHEDULES, TIME_LAWS, Sampler, make_sampler
+from eddycast.emulators.mask_laws import PREFIX_LAWS, draw_counts, prefixes
 from eddycast.networks import NetworkConfig, UNetConfig
 
 Variable = Literal["departure", "state"]
-Layout = Literal["in-place", "beside"]
+Layout = Literal["in-place", "in-place-full", "beside"]
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,9 @@ class InputSettings(DiffusionSettings):
         variable: What is diffused. `state`: the states, as published. `departure`: their standardised departures from the nearest known
             one, of unit variance at any dt and mask, so that one schedule fits all.
         layout: How the network is shown what is known. `in-place`: known states stand in their frames, with a plane that says so.
+            `in-place-full`, as in arXiv:2507.02608: the same with a plane for each channel.
             `beside`, as published: mask, mask times states, and x_t, in channels beside each other.
-        loss_on: Frames whose error counts: the `unknown` ones, or `all` as published (with `beside` only).
+        loss_on: Frames whose error counts: the `unknown` ones, or `all` as published (of states, not of departures).
         Others as in `DiffusionSettings`.
     """
 
@@ -148,10 +150,8 @@ class InputSettings(DiffusionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss_on == "all" and (self.layout, self.variable) != ("beside", "state"):
-            raise ValueError(
-                "loss_on all needs layout beside and variable state: otherwise the network does not see the noise of known states."
-            )
+        if self.loss_on == "all" and self.variable != "state":
+            raise ValueError("loss_on all needs variable state: the departures of known states are zero.")
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,11 @@ class UniversalConfig(InputSettings):
 
     Args:
         unconditional, forecast, scattered: Probabilities of training masks: nothing known; exactly `context` first states known;
-            each state known or not by the toss of a coin. The rest knows the first C states, C uniform in 1 ... W - 1.
+            each state known or not by the toss of a coin. The rest knows the first C states, C in 1 ... W - 1 by `context_law`.
             Published: unconditional = 1 / W, the others 0, which is C uniform in 0 ... W - 1.
         shared_mask: One mask for all windows of a batch, as published, instead of one each.
+        context_law: Number of known states in the rest, a key of `mask_laws.PREFIX_LAWS`.
+        backward: Share of the rest whose last states are known instead of the first.
         Others as in `InputSettings`.
     """
 
@@ -193,9 +195,15 @@ class UniversalConfig(InputSettings):
     forecast: float = 0.5
     scattered: float = 0.1
     shared_mask: bool = False
+    context_law: str = "uniform"
+    backward: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.context_law not in PREFIX_LAWS:
+            raise ValueError(f"context_law must be one of {', '.join(PREFIX_LAWS)}, got {self.context_law!r}.")
+        if not 0 <= self.backward <= 1:
+            raise ValueError(f"backward is a share in [0, 1], got {self.backward}.")
         shares = (self.unconditional, self.forecast, self.scattered)
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(f"unconditional, forecast and scattered are shares of at most 1 in all, got {shares}.")
@@ -205,10 +213,11 @@ class UniversalConfig(InputSettings):
         size, device = self.frames, generator.device
         draws = 1 if self.shared_mask else count
         kind = torch.rand(draws, generator=generator, device=device)
-        prefix = torch.randint(1, size, (draws,), generator=generator, device=device)
-        prefix = torch.where(kind < self.unconditional + self.forecast, self.context, prefix)
-        prefix = torch.where(kind < self.unconditional, 0, prefix)
-        known = torch.arange(size, device=device) < prefix[:, None]
+        counts = draw_counts(self.context_law, size, draws, generator)
+        known = prefixes(counts, size, self.backward, generator)
+        forecast = torch.arange(size, device=device) < self.context
+        known = torch.where((kind < self.unconditional + self.forecast)[:, None], forecast, known)
+        known = known & (kind >= self.unconditional)[:, None]
         coins = torch.rand(draws, size, generator=generator, device=device) < 0.5
         free = torch.randint(size, (draws, 1), generator=generator, device=device)
         coins = coins.scatter(1, free, False)

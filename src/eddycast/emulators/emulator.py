@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.emulators.guard import SpectralGuard
+from eddycast.emulators.latent import LatentSpace
 from eddycast.emulators.protocols import Space, WindowModel
 from eddycast.emulators.rollout import StateHook, rollout
 from eddycast.noise import MemberNoise
@@ -27,6 +28,7 @@ class Emulator:
         space: Physical <-> model space.
         guard: Keeps rollouts in the band and with the means of the training data; None for none.
         hook: Re-imposes boundary values on every member after each window.
+        dress: Add to decoded states what the space has lost of them, as noise of its learned scale (`LatentSpace.dressed`).
         chunk: Members (times cases) in one pass. Results are bitwise the same in any run at a fixed chunk, and agree to rounding
             between chunks; it bounds the memory of the network. A model that takes a whole forecast as one window counts each lead.
         place: Device of a model without weights, such as the solver; None for the CPU.
@@ -36,6 +38,7 @@ class Emulator:
     space: Space
     guard: SpectralGuard | None = None
     hook: StateHook | None = None
+    dress: bool = False
     chunk: int = 256
     place: torch.device | str | None = None
 
@@ -148,5 +151,11 @@ class Emulator:
             hook=self.hook,
             first_window=first_window,
         )
-        for positions, x in windows:
-            yield positions, self.space.decode(x, conditions, leads[positions])
+        for number, (positions, x) in enumerate(windows):
+            if not self.dress:
+                yield positions, self.space.decode(x, conditions, leads[positions])
+                continue
+            assert isinstance(self.space, LatentSpace), "only latents lose anything"
+            shape = (len(positions), *context.shape[2:])
+            drawn = noise.draw(shape, key=(first_window + number, 0, "decoder"), dtype=x.dtype, device=x.device)
+            yield positions, self.space.dressed(x, conditions, leads[positions], drawn)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.emulators.passes import record
 from eddycast.networks import NetworkConfig, build_network
+
+POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class ModelShape:
         parameter_mean, parameter_std: Training statistics of the scalar parameters, one entry each.
         cyclic: Whether absolute time has a cycle (months of the year).
         static: Number of static fields, the mask of valid points included.
+        boundaries: Whether networks are told the codes of the boundaries, two per axis.
+        vector_axes, vectors: Space axis along which each channel points, and the vector that it belongs to; None for scalars, and
+            nothing at all in spaces whose channels have no direction.
     """
 
     channels: int
@@ -30,14 +36,18 @@ class ModelShape:
     parameter_std: tuple[float, ...] = ()
     cyclic: bool = False
     static: int = 0
+    boundaries: bool = False
+    vector_axes: tuple[int | None, ...] = ()
+    vectors: tuple[str | None, ...] = ()
 
 
 class ConditionedNetwork(nn.Module):
     """Network with parameters, season and static fields of `Conditions` beside the channels and scalars of the caller.
 
-    Scalars are, in this order: those of the caller, parameters standardised with training statistics, cosine and sine of the phase of the
-    cycle at the origin of the conditions. Static fields and the mask of valid points are added to each frame as channels. The output is 0
-    at points that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
+    Scalars are, in this order: those of the caller, parameters standardised with training statistics, codes of the boundaries (`wall` 0,
+    `open` 1, `periodic` 2; lower and upper side of each axis), cosine and sine of the phase of the cycle at the origin of the conditions.
+    Static fields and the mask of valid points are added to each frame as channels, in a latent space averaged over the points of each latent
+    one. The output is 0 at points that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
 
     Args:
         in_frames, out_frames, in_channels, out_channels, num_scalars, shared_channels: As in `networks.Network`, without what the
@@ -64,7 +74,10 @@ class ConditionedNetwork(nn.Module):
             out_frames=out_frames,
             in_channels=in_channels + shape.static,
             out_channels=out_channels,
-            num_scalars=num_scalars + len(shape.parameter_mean) + 2 * shape.cyclic,
+            num_scalars=num_scalars
+            + len(shape.parameter_mean)
+            + 2 * len(shape.periodic) * shape.boundaries
+            + 2 * shape.cyclic,
             periodic=shape.periodic,
             shared_channels=shared_channels + shape.static,
         )
@@ -76,6 +89,8 @@ class ConditionedNetwork(nn.Module):
             mean = x.new_tensor(self.shape.parameter_mean)
             std = x.new_tensor(self.shape.parameter_std)
             known.append((conditions.parameters.to(x) - mean) / std)
+        if self.shape.boundaries:
+            known.append(conditions.boundary_codes().to(x).flatten(-2).expand(len(x), -1))
         if self.shape.cyclic:
             phase = conditions.phase(torch.zeros(1, device=x.device))
             assert phase is not None, "a cyclic model needs conditions with a cycle"
@@ -83,6 +98,8 @@ class ConditionedNetwork(nn.Module):
             known += [angle.cos(), angle.sin()]
         fields = static_channels(conditions)
         if fields is not None:
+            if fields.shape[1:] != x.shape[3:]:
+                fields = POOLS[x.ndim - 3](fields.to(x), x.shape[3:])
             x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape)], dim=2)
         out = record(self.backbone(x, torch.cat(known, dim=1)))
         return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)

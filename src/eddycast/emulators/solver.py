@@ -26,9 +26,9 @@ class SolverModel:
             to the root mean square of the state's fields.
         inner_dt: Largest inner step; default the system's for the grid on which it is solved.
         grid_shape: Points per axis on which to solve, along periodic axes; default those of the states. Start and outputs pass from one
-            grid to the other by their Fourier series. Fewer points lose the modes above their own, for good: the cheap baseline. With
-            more points the scales that the states lack start empty at the start of the forecast (and there alone, since it is one
-            window), which is where this oracle errs.
+            grid to the other by their Fourier series; where the system has its own `regrid`, by that, along any axes. Fewer points lose
+            the modes above their own, for good: the cheap baseline. With more points the scales that the states lack start empty at
+            the start of the forecast (and there alone, since it is one window), which is where this oracle errs.
     """
 
     context = 1
@@ -81,14 +81,16 @@ class SolverModel:
         if self.grid_shape is None or self.grid_shape == given.shape:
             states = integrate(self.system, start, parameters, given, times, inner_dt=self.inner_dt)
         else:
+            regrid = self.system.info.regrid
+            move = resample if regrid is None else regrid
             states = integrate(
                 self.system,
-                resample(start, self.grid_shape),
+                move(start, self.grid_shape),
                 parameters,
-                regridded(given, self.grid_shape),
+                regridded(given, self.grid_shape) if regrid is None else self.system.grid(self.grid_shape, parameters),
                 times,
                 inner_dt=self.inner_dt,
-                store=lambda state: resample(state, given.shape),
+                store=lambda state: move(state, given.shape),
             )
         if not bool(states.isfinite().all()):
             raise InputError(

@@ -4,5 +4,6 @@ from eddycast.evaluation.evaluate import evaluate
 from eddycast.evaluation.scores import Scores
 from eddycast.evaluation.signatures import Signature
 from eddycast.evaluation.table import compare_table
+from eddycast.evaluation.through import passed_through
 
-__all__ = ["Scores", "Signature", "compare_table", "evaluate"]
+__all__ = ["Scores", "Signature", "compare_table", "evaluate", "passed_through"]

@@ -6,7 +6,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eddycast.metrics import block_bootstrap, weighted_mean
+from eddycast.evaluation.resampling import Resampling
+from eddycast.metrics import weighted_mean
 from eddycast.metrics.score import root_of_ratio
 
 
@@ -59,17 +60,13 @@ class Behaviour:
         """Everything, zero for the cases of other processes: to be summed over processes in place."""
         return [self.amplitude_truth, self.amplitude_member, self.change_truth, self.change_member, self.copies]
 
-    def finish(
-        self, available: Tensor, blocks: Tensor, generator: torch.Generator, resamples: int, level: float
-    ) -> xr.Dataset:
+    def finish(self, available: Tensor, resampling: Resampling) -> xr.Dataset:
         """Amplitude of the truth and ratio to it, with its interval, rates of change (field, lead_time); copies (lead_time)."""
         shown = available & self.amplitude_member.isfinite() & self.amplitude_truth.isfinite()
         count = shown.sum(dim=0)
         parts = (self.amplitude_member, self.amplitude_truth)
         means = [torch.where(shown, part, 0.0).sum(dim=0) / count for part in parts]
-        interval = block_bootstrap(
-            parts, blocks, root_of_ratio, available=shown, resamples=resamples, level=level, generator=generator
-        )
+        interval = resampling.interval(parts, root_of_ratio, available=shown)
         data = xr.Dataset()
         for suffix, value in (("", root_of_ratio(*means)), ("_low", interval.low), ("_high", interval.high)):
             data["amplitude_ratio" + suffix] = (("field", "lead_time"), value.T.numpy())

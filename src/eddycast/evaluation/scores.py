@@ -15,6 +15,7 @@ import xarray as xr
 
 from eddycast.errors import InputError
 from eddycast.evaluation.diagnosis import diagnosis
+from eddycast.evaluation.horizons import ENDS, horizons_summary
 from eddycast.evaluation.signatures import Signature, signatures
 from eddycast.evaluation.table import PASSES, table
 from eddycast.files import atomic_output, read_json
@@ -39,8 +40,10 @@ class Scores:
             standard error over cases. `spectrum_bands` (field, stage, spectrum_band) is log10 of the members' over the
             truth's power. `amplitude_ratio`, `change_member`, `change_truth` (field, lead_time) and `copies` (lead_time)
             are what failures are told by. `nonfinite` and `runaway` (lead_time) count members. `climatology_std` (field).
-        attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes,
-            network passes per member and case where they were counted.
+            Where horizons were asked for, `horizon_scores` (field, horizon, score, averaging) and `horizon_means` (horizon,
+            score, averaging), see `evaluation.horizons`.
+        attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes, the run
+            that the truth has passed through (`truth_through`, empty without), network passes per member and case where they were counted.
     """
 
     data: xr.Dataset
@@ -84,6 +87,19 @@ class Scores:
         """One score at every lead time, in climatological standard deviations of the field."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.series(score, field) / float(self.data["climatology_std"].sel(field=field))
+
+    def horizon(
+        self, score: str, horizon: str, field: str | None = None, *, averaging: str = "pooled"
+    ) -> tuple[float, float, float]:
+        """One score over one horizon ("1:20"), with the ends of its interval; without a field the mean over fields.
+
+        `averaging` is `pooled` (a root or ratio of means over cases and leads) or `frames` (mean of each frame's own number,
+        as published). Raises: KeyError for an unknown name, or without horizons.
+        """
+        place = {"horizon": horizon, "score": score, "averaging": averaging} | ({"field": field} if field else {})
+        name = "horizon_scores" if field else "horizon_means"
+        value, low, high = (float(self.data[name + end].sel(place)) for end in ENDS)
+        return value, low, high
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -145,7 +161,7 @@ class Scores:
                     for band in errors["band"].values
                 }
             content["fields"][field] = one
-        return content
+        return content | ({"horizons": horizons_summary(data)} if "horizon_scores" in data else {})
 
     @property
     def signatures(self) -> list[Signature]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from eddycast.evaluation.horizon_table import COLUMNS as HORIZON_COLUMNS
+from eddycast.evaluation.horizon_table import horizons_table
 from eddycast.evaluation.signatures import looked_for, signatures
 from eddycast.evaluation.trajectories import PUBLISHED
+from eddycast.evaluation.wording import align, number, signed, spread_out
 from eddycast.metrics import SCORES, rank_flatness
 
 if TYPE_CHECKING:
@@ -59,7 +62,8 @@ def table(scores: Scores, *, leads: int = 7) -> str:
                 scale = std if divided and std > 0 else 1.0
                 row.append(_with_interval(scores, name, field, place, scale))
             rows.append([*row, str(int(scores.data["cases"].values[place]))])
-        lines += [*_align(rows), *_single_numbers(scores, field), ""]
+        lines += [*align(rows), *_single_numbers(scores, field), ""]
+    lines += horizons_table(scores, tuple(name for name, _, _ in extra))
     lines += _remarks(scores)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -90,17 +94,17 @@ def compare_table(scores: Mapping[str, Scores], *, leads: int = 3) -> str:
                 continue
             places = [int(np.abs(one.lead_times - time).argmin()) for time in times]
             row = [label, _hct(one, field, "member"), _hct(one, field, "mean")]
-            row += [_number(one.normalised("crps", field)[place]) if "crps" in one.data else "-" for place in places]
+            row += [number(one.normalised("crps", field)[place]) if "crps" in one.data else "-" for place in places]
             ratio = "spread_skill" in one.data
             row += [f"{one.value('spread_skill', field, place):.2f}" if ratio else "-" for place in places]
             std = float(one.data["climatology_std"].sel(field=field))
-            row.append(_number(deviation(one, field, "member", "point")[0] / std if std > 0 else math.nan))
-            row.append(_number(spectral(one, field, "all", "mean")))
+            row.append(number(deviation(one, field, "member", "point")[0] / std if std > 0 else math.nan))
+            row.append(number(spectral(one, field, "all", "mean")))
             bad = one.attributes["nonfinite_members"] + one.attributes["runaway_members"]
             row.append(f"{bad}/{one.members * one.attributes['num_cases']}")
             row += [passes(one), failures(one), str(one.attributes["num_cases"])]
             rows.append(row)
-        lines += [field, *_align(rows), ""]
+        lines += [field, *align(rows), ""]
     if len({one.attributes["num_cases"] for one in scores.values()}) > 1:
         lines.append("Careful: the forecasts were not scored on the same number of cases.")
     return "\n".join(lines).rstrip() + "\n"
@@ -174,11 +178,11 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
     lines += _deviations(scores, field)
     if "spectral_error_pooled" in data:
         parts = [
-            f"{band} {_number(spectral(scores, field, str(band), 'mean'))}"
+            f"{band} {number(spectral(scores, field, str(band), 'mean'))}"
             for band in data["band"].values
             if band != "all"
         ]
-        mean, largest = (_number(spectral(scores, field, "all", kind)) for kind in ("mean", "largest"))
+        mean, largest = (number(spectral(scores, field, "all", kind)) for kind in ("mean", "largest"))
         lines.append(
             f"  spectrum, |log10| of member over truth: {', '.join(parts)}; all modes {mean}, at most {largest}"
         )
@@ -186,7 +190,7 @@ def _single_numbers(scores: Scores, field: str) -> list[str]:
         stages = [str(stage) for stage in data["stage"].values]
         power = data["spectrum_bands"].sel(field=field)
         parts = [
-            f"{band} {' / '.join(_signed(float(value)) for value in power.sel(spectrum_band=band).values)}"
+            f"{band} {' / '.join(signed(float(value)) for value in power.sel(spectrum_band=band).values)}"
             for band in data["spectrum_band"].values
         ]
         lines.append(f"  power by band, log10 of members over truth, {' / '.join(stages)}: {', '.join(parts)}")
@@ -221,9 +225,9 @@ def _deviations(scores: Scores, field: str) -> list[str]:
         parts = []
         for norm in scores.data["norm"].values:
             value, low, high, error = deviation(scores, field, forecast, str(norm))
-            ends = f" [{_number(low)}, {_number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-            words = f", s.e. {_number(error)}" if math.isfinite(error) else ""
-            parts.append(f"{_number(value)}{ends} ({meaning[str(norm)]}{words})")
+            ends = f" [{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+            words = f", s.e. {number(error)}" if math.isfinite(error) else ""
+            parts.append(f"{number(value)}{ends} ({meaning[str(norm)]}{words})")
         unit = _unit(scores.attributes["units"].get(field, "1"))
         lines.append(f"  RMSD over all lead times, {who}{',' if unit else ''}{unit}: {'; '.join(parts)}")
     return lines
@@ -297,31 +301,17 @@ def _with_interval(scores: Scores, name: str, field: str, place: int, scale: flo
     value = scores.value(name, field, place) / scale
     if not math.isfinite(value):
         return "blow-up" if scores.data["nonfinite"].values[place] else "-"
-    half = (scores.value(f"{name}_high", field, place) - scores.value(f"{name}_low", field, place)) / 2 / scale
-    return f"{_number(value)} +- {_number(half)}" if math.isfinite(half) else _number(value)
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.2f}"
+    low, high = (scores.value(f"{name}{end}", field, place) / scale for end in ("_low", "_high"))
+    return spread_out(value, low, high)
 
 
 def _unit(units: str) -> str:
     return "" if units in ("", "1") else f" {units}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
 STANDARD_NAMES = frozenset(
-    {name for name, _, _ in COLUMNS} | {"mae_mean", "vrmse_mean", "crps_biased", "spread", "coverage_50"}
+    {name for name, _, _ in COLUMNS}
+    | {name for name, _ in HORIZON_COLUMNS}
+    | {"mae_mean", "vrmse_mean", "crps_biased", "spread"}
 )
+"""Scores that have a place in a table, or say the same as one that has."""

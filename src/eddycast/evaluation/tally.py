@@ -13,9 +13,10 @@ from torch import Tensor
 from eddycast import distributed
 from eddycast.evaluation.behaviour import Behaviour
 from eddycast.evaluation.profiles import Profiles, lead_groups
+from eddycast.evaluation.resampling import Resampling
 from eddycast.evaluation.verification import Climatology
 from eddycast.grid import Grid
-from eddycast.metrics import Score, block_bootstrap
+from eddycast.metrics import Score
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Tally:
         leads: Leads,
     ) -> None:
         self.scores, self.leads, self.weights = scores, leads, weights
+        self.masses = climate.low[channels] >= 0
         self.std = climate.std[channels]
         space = (1,) * weights.ndim
         middle = ((climate.high + climate.low) / 2)[channels].reshape(-1, *space)
@@ -68,8 +70,12 @@ class Tally:
         inside = ((ensemble - self.middle).abs() <= self.reach) | ~counted
         self.nonfinite[case, :, part] = ~finite.all(dim=-1)
         self.runaway[case, :, part] = ~inside.all(dim=space).all(dim=-1) & finite.all(dim=-1)
+        computed: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         for score in self.scores:
-            values = score.contributions(ensemble, truth, self.weights, self.grid)
+            work = (id(score.compute), score.nonnegative)
+            if work not in computed:
+                computed[work] = self._contributions(score, ensemble, truth)
+            values = computed[work]
             if score.name not in self.parts:
                 empty = tuple(torch.full(self.shape, torch.nan, dtype=torch.float64) for _ in values)
                 self.parts[score.name] = empty
@@ -101,21 +107,33 @@ class Tally:
         for store in (*self.behaviour.stores(), *self.profiles.sums()):
             store.copy_(distributed.total(store))
 
-    def finish(
-        self, blocks: Tensor, names: list[str], generator: torch.Generator, resamples: int, level: float
-    ) -> xr.Dataset:
+    def scored(self, score: Score) -> Tensor:
+        """Which channels a score is of, (channel,): masses alone where it asks for them."""
+        return self.masses if score.nonnegative else torch.ones_like(self.masses)
+
+    def _contributions(self, score: Score, ensemble: Tensor, truth: Tensor) -> tuple[Tensor, ...]:
+        """Of each (lead, channel); NaN for channels that the score is not of."""
+        kept = self.scored(score)
+        if bool(kept.all()):
+            return score.contributions(ensemble, truth, self.weights, self.grid)
+        parts = score.contributions(ensemble[:, :, kept], truth[:, kept], self.weights, self.grid)
+        whole = [truth.new_full((len(truth), len(kept)), torch.nan) for _ in parts]
+        for store, part in zip(whole, parts, strict=True):
+            store[:, kept] = part
+        return tuple(whole)
+
+    def finish(self, names: list[str], resampling: Resampling) -> xr.Dataset:
         shown = self.available
         count = shown.sum(dim=0)
         variables: dict[str, Any] = {}
         for score in self.scores:
             parts = self.parts[score.name]
             means = [torch.where(shown, part, 0.0).sum(dim=0) / count for part in parts]
-            interval = block_bootstrap(
-                parts, blocks, score.finish, available=shown, resamples=resamples, level=level, generator=generator
-            )
+            interval = resampling.interval(parts, score.finish, available=shown)
             for suffix, value in (("", score.finish(*means)), ("_low", interval.low), ("_high", interval.high)):
                 variables[score.name + suffix] = (("field", "lead_time"), value.T.numpy())
         variables["climatology_std"] = ("field", self.std.numpy())
+        variables["lead_number"] = ("lead_time", self.leads.frames)
         variables["cases"] = ("lead_time", shown.any(dim=-1).sum(dim=0).numpy())
         variables["nonfinite"] = ("lead_time", self.nonfinite.sum(dim=(0, 1)).numpy())
         variables["runaway"] = ("lead_time", self.runaway.sum(dim=(0, 1)).numpy())

@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eddycast.evaluation.resampling import Resampling
 from eddycast.metrics import (
-    block_bootstrap,
     counted_time,
     first_crossing_time,
     never_crossed,
@@ -28,12 +28,9 @@ def high_correlation_times(
     curves: Mapping[str, Tensor],
     available: Tensor,
     lead_times: np.ndarray,
-    blocks: Tensor,
-    generator: torch.Generator,
+    resampling: Resampling,
     *,
     threshold: float,
-    resamples: int,
-    level: float,
     given: float = 0.0,
 ) -> xr.Dataset:
     """High-correlation times with intervals, in units of lead time.
@@ -66,10 +63,8 @@ def high_correlation_times(
                 return measure(correlation, leads, threshold=threshold)
 
             each = measured(curve)
-            of_curve = block_bootstrap(
-                curve, blocks, measured, available=shown, resamples=resamples, level=level, generator=generator
-            )
-            of_cases = block_bootstrap(each, blocks, resamples=resamples, level=level, generator=generator)
+            of_curve = resampling.interval(curve, measured, available=shown)
+            of_cases = resampling.interval(each)
             for place, (value, ends) in enumerate(((each.mean(dim=0), of_cases), (measured(mean), of_curve))):
                 values[:, row, column, place] = value.numpy()
                 low[:, row, column, place], high[:, row, column, place] = ends.low.numpy(), ends.high.numpy()
@@ -97,11 +92,8 @@ def trajectory_deviations(
     squares: Mapping[str, Tensor],
     available: Tensor,
     points: int,
-    blocks: Tensor,
-    generator: torch.Generator,
+    resampling: Resampling,
     *,
-    resamples: int,
-    level: float,
     given: int = 0,
 ) -> xr.Dataset:
     """RMSD over all lead times, of each case and then averaged over cases, in units of the field.
@@ -127,7 +119,7 @@ def trajectory_deviations(
         if given:
             kinds.append(root_mean_over_leads(square, shown, given=given) * math.sqrt(points))
         stacked, kept = torch.stack(kinds, dim=-1), counted[..., None].expand(*counted.shape, len(norms))
-        ends = block_bootstrap(stacked, blocks, available=kept, resamples=resamples, level=level, generator=generator)
+        ends = resampling.interval(stacked, available=kept)
         mean = torch.where(kept, stacked, 0.0).sum(dim=0) / kept.sum(dim=0)
         values = (mean, ends.low, ends.high, standard_error(stacked, kept))
         for array, value in zip(arrays.values(), values, strict=True):

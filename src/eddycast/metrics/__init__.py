@@ -22,6 +22,15 @@ from eddycast.metrics.ensemble import (
     spread_skill,
 )
 from eddycast.metrics.field import correlation, mae, mask_weights, mse, rmse, variance, vrmse, weighted_mean
+from eddycast.metrics.published import (
+    IsotropicBins,
+    band_power_rmse,
+    frequency_bands,
+    isotropic_bins,
+    isotropic_spectrum,
+    published_spread_skill,
+    published_vrmse,
+)
 from eddycast.metrics.registry import SCORES, scores_for
 from eddycast.metrics.reliability import (
     BrierParts,
@@ -48,6 +57,7 @@ from eddycast.metrics.spectrum import (
 )
 from eddycast.metrics.time import counted_time, first_crossing_time, never_crossed
 from eddycast.metrics.trajectory import point_rmsd, root_mean_over_leads, standard_error, state_rmsd
+from eddycast.metrics.transport import pooled_earth_movers_distance
 from eddycast.metrics.variogram import Lags, all_pairs, neighbours, variogram_score
 from eddycast.metrics.wasserstein import earth_movers_distance, pooled_wasserstein, sliced_wasserstein, wasserstein
 
@@ -58,6 +68,7 @@ __all__ = [
     "EventTable",
     "Histogram",
     "Interval",
+    "IsotropicBins",
     "Lags",
     "Score",
     "Shells",
@@ -65,6 +76,7 @@ __all__ = [
     "SpreadErrorTable",
     "SpreadSkill",
     "all_pairs",
+    "band_power_rmse",
     "bands",
     "below_members",
     "block_bootstrap",
@@ -85,7 +97,10 @@ __all__ = [
     "excess_in_empty_modes",
     "field_sketch",
     "first_crossing_time",
+    "frequency_bands",
     "hellinger",
+    "isotropic_bins",
+    "isotropic_spectrum",
     "jensen_shannon",
     "log_ratio",
     "mae",
@@ -94,9 +109,12 @@ __all__ = [
     "neighbours",
     "never_crossed",
     "point_rmsd",
+    "pooled_earth_movers_distance",
     "pooled_wasserstein",
     "power_spectrum",
+    "published_spread_skill",
     "published_vorticity",
+    "published_vrmse",
     "quantile_reliability",
     "rank_flatness",
     "rank_histogram",

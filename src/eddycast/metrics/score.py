@@ -26,7 +26,7 @@ class Score:
         name: Column in tables and key in files, words joined by `_`.
         compute: Takes ensemble (member, *batch, *space), truth (*batch, *space) and weights (*space), returns (*batch):
             the contribution of each case, or a tuple of several. Points of weight zero may hold NaN. With `on_grid`
-            it takes the `Grid` as a fourth.
+            it takes the `Grid` as a fourth. Scores with the same function share its work.
         finish: Takes the means over cases of what `compute` returned, returns the score: `torch.sqrt` for a root mean
             square, a ratio of two means. It runs on bootstrap resamples too, so it must work element by element.
         description: One line for tables of scores.
@@ -36,6 +36,7 @@ class Score:
         min_members: Left out for smaller ensembles.
         min_points: Left out on grids with fewer points of positive weight (2 where it compares patterns in space).
         on_grid: True where neighbours and periodic axes matter, and `compute` needs the grid.
+        nonnegative: True where fields are masses: an evaluation leaves it out (NaN) for fields with negative values.
         lost: What a case counts whose contribution is NaN because a member is not finite; None leaves it NaN.
     """
 
@@ -49,6 +50,7 @@ class Score:
     min_members: int = 1
     min_points: int = 1
     on_grid: bool = False
+    nonnegative: bool = False
     lost: float | None = None
 
     def __post_init__(self) -> None:

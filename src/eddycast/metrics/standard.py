@@ -86,4 +86,12 @@ STANDARD: tuple[Score, ...] = (
         target=0.8,
         min_members=9,
     ),
+    Score(
+        "coverage_90",
+        lambda e, y, w: weighted_mean(coverage(e, y, 0.9), w),
+        "truth inside the central 90 % interval",
+        better="target",
+        target=0.9,
+        min_members=19,
+    ),
 )

@@ -12,16 +12,20 @@ from eddycast.networks.fno import FNO, FNOConfig
 from eddycast.networks.modern_unet import ModernUNet, ModernUNetConfig
 from eddycast.networks.protocols import Network
 from eddycast.networks.sda_unet import SDAUNet, SDAUNetConfig
+from eddycast.networks.space_time_transformer import SpaceTimeTransformer, SpaceTimeTransformerConfig
 from eddycast.networks.transformer import Transformer, TransformerConfig
 from eddycast.networks.unet import UNet, UNetConfig
 
-NetworkConfig = UNetConfig | TransformerConfig | FNOConfig | SDAUNetConfig | ModernUNetConfig
+NetworkConfig = (
+    UNetConfig | TransformerConfig | FNOConfig | SDAUNetConfig | ModernUNetConfig | SpaceTimeTransformerConfig
+)
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "transformer": Transformer,
     "fno": FNO,
     "unet-sda": SDAUNet,
     "unet-modern": ModernUNet,
+    "transformer-latent": SpaceTimeTransformer,
 }
 
 
@@ -68,6 +72,8 @@ __all__ = [
     "NetworkConfig",
     "SDAUNet",
     "SDAUNetConfig",
+    "SpaceTimeTransformer",
+    "SpaceTimeTransformerConfig",
     "Transformer",
     "TransformerConfig",
     "UNet",

@@ -21,8 +21,8 @@ class Network(Protocol):
             the window). They come in with every frame; a network that stacks time looks at them once.
 
     A network takes grids of any size, knows nothing of ensembles or diffusion, treats each entry of the batch on its own, starts with
-    an output of zero, and has the fields `kind` and `checkpoint` in its config: with `checkpoint` its blocks are computed again in the
-    backward pass instead of being kept, for the same gradients.
+    an output of zero (unless its config asks for a published start that is another), and has the fields `kind` and `checkpoint` in its
+    config: with `checkpoint` its blocks are computed again in the backward pass instead of being kept, for the same gradients.
     """
 
     def __call__(self, x: Tensor, scalars: Tensor) -> Tensor:

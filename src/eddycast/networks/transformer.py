@@ -194,12 +194,7 @@ class Transformer(nn.Module):
         axes = len(periodic)
         if axes not in (1, 2, 3):
             raise ValueError(f"A transformer needs 1 to 3 space axes, got {axes}.")
-        self.patch = (config.patch,) * axes if isinstance(config.patch, int) else config.patch
-        if len(self.patch) != axes:
-            raise InputError(
-                f"patch {list(self.patch)} has {len(self.patch)} entries, but the data have {axes} space axes: "
-                "give one per axis, or one number."
-            )
+        self.patch = patch_sizes(config.patch, axes)
         self.pairs = config.width // config.heads // 2
         if self.pairs < 1 + axes:
             raise InputError(
@@ -235,6 +230,17 @@ class Transformer(nn.Module):
         scale, shift = self.modulation(embedding)[(slice(None),) + (None,) * (axes + 1)].chunk(2, dim=-1)
         x = self.head(normalised(x[:, -self.out_frames :]) * (1 + scale) + shift)
         return unpatched(x, self.patch)[(...,) + tuple(slice(size) for size in space)]
+
+
+def patch_sizes(patch: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Points of a patch along each space axis. Raises: InputError when `patch` has another number of entries."""
+    sizes = (patch,) * axes if isinstance(patch, int) else patch
+    if len(sizes) != axes:
+        raise InputError(
+            f"patch {list(sizes)} has {len(sizes)} entries, but the data have {axes} space axes: "
+            "give one per axis, or one number."
+        )
+    return sizes
 
 
 def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:

@@ -93,7 +93,12 @@ def helicity(velocity: Tensor, lengths: Sequence[float]) -> Tensor:
 
 
 def random_velocity(
-    noise: MemberNoise, shape: Sequence[int], *, max_mode: int, key: tuple[int, int, str] = (0, 0, "initial")
+    noise: MemberNoise,
+    shape: Sequence[int],
+    *,
+    max_mode: int,
+    slope: float = 0.0,
+    key: tuple[int, int, str] = (0, 0, "initial"),
 ) -> Tensor:
     """Smooth random divergence-free velocities on a box of side 2 pi, (*batch, D, *shape), float64.
 
@@ -105,6 +110,7 @@ def random_velocity(
         noise: Addresses, (*batch,).
         shape: Points of each axis, more than 2 max_mode each.
         max_mode: Largest mode number.
+        slope: Power of a mode falls as |m|^-slope; 0 gives all of them the same.
         key: Address of the draw.
     """
     dims = len(shape)
@@ -118,6 +124,8 @@ def random_velocity(
     coefficients = torch.complex(numbers[..., 0, :, :], numbers[..., 1, :, :])  # (*batch, D, mode)
     radial = torch.einsum("...dm,md->...m", coefficients, wave.to(coefficients)) / (wave**2).sum(dim=-1)
     coefficients = coefficients - wave.T * radial[..., None, :]
+    if slope != 0:
+        coefficients = coefficients * wave.norm(dim=-1) ** (-slope / 2)
     # A field sum (c e^{imx} + conj) has mean square 2 |c|^2.
     coefficients = coefficients / (2 * (coefficients.abs() ** 2).sum(dim=(-2, -1), keepdim=True)).sqrt()
     spectrum = torch.zeros((*noise.batch, dims, *shape[:-1], shape[-1] // 2 + 1), dtype=torch.complex128)

@@ -1,4 +1,4 @@
-"""Synthetic observations of known states: random points, fixed sensors, block means, with Gaussian noise."""
+"""Synthetic observations of known states: random or chosen points, the edge, fixed sensors, block means, with Gaussian noise."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def observe(
     fraction: float | None = None,
     sensors: int | None = None,
     coarsen: int | Sequence[int] | None = None,
+    stripe: int | None = None,
+    positions: Tensor | None = None,
     trajectories: Tensor | None = None,
     frames: Tensor | None = None,
     only: Sequence[str] | None = None,
@@ -38,7 +40,7 @@ def observe(
     cycle: float | None = None,
     attributes: dict[str, str] | None = None,
 ) -> Observations:
-    """Observe states through one of three instruments, y = H x + std e with e ~ N(0, 1) independent.
+    """Observe states through one of five instruments, y = H x + std e with e ~ N(0, 1) independent.
 
     Args:
         states: Physical states (case, time, channel, *space); NaN at invalid points is fine.
@@ -49,19 +51,22 @@ def observe(
             points, rounded up or down at random so that its mean is exact; all channels share the points.
         sensors: Number of fixed random points, the same at all frames of a case.
         coarsen: Cells per block, for all axes or for each; every block mean is seen.
+        stripe: Width in points of the edge of the domain that is seen: the outermost points along each side of each axis, periodic or
+            not, the same at all frames.
+        positions: True at the points that are seen, (*space), the same at all frames and cases.
         trajectories, frames: Numbers of the cases (case,); by default 0, 1, 2 ... and 0.
         only: Names of the fields seen; None means all.
         added_std: Noise that is really added, (channel,), where it differs from what is stated; 0 is a protocol in use for guided
             diffusion.
-        complete: First frames at which all valid points are seen. With `sensors` the kind becomes `points`.
+        complete: First frames at which all valid points are seen. The kind becomes `points`.
         valid: True where the fields are defined (*space).
         parameters, parameter_names, time, cycle, attributes: As in `Observations`.
 
     Returns: the observations.
     Raises: InputError for no or several instruments, numbers out of range, or an unknown field.
     """
-    if sum(choice is not None for choice in (fraction, sensors, coarsen)) != 1:
-        raise InputError("Choose exactly one of fraction, sensors and coarsen.")
+    if sum(choice is not None for choice in (fraction, sensors, coarsen, stripe, positions)) != 1:
+        raise InputError("Choose exactly one of fraction, sensors, coarsen, stripe and positions.")
     cases, num_times = states.shape[:2]
     trajectories = torch.arange(cases) if trajectories is None else trajectories
     frames = torch.zeros(cases, dtype=torch.long) if frames is None else frames
@@ -75,7 +80,7 @@ def observe(
     kind: Kind
     if coarsen is not None:
         kind, factor = "coarsen", _block(coarsen, grid)
-    elif sensors is not None:
+    elif fraction is None:
         kind = "sensors"
     else:
         kind = "points"
@@ -85,15 +90,21 @@ def observe(
     elif sensors is not None:
         mask = fixed_sensors(available, sensors, noise=noise).unsqueeze(1).expand(-1, num_times, *available.shape)
     else:
+        if stripe is not None:
+            available = available & edge(grid, stripe)
+        elif positions is not None:
+            available = available & chosen_points(grid, positions)
         mask = available.expand(cases, num_times, *available.shape)
     if not 0 <= complete <= num_times or (complete and coarsen is not None):
         raise InputError(
-            f"complete counts first frames at which every point is seen, 0 to {num_times}, with fraction or sensors; got {complete}"
+            f"complete counts first frames at which every point is seen, 0 to {num_times}, with points of any kind; got {complete}"
             f"{'' if coarsen is None else ' with coarsen'}."
         )
     if complete:
         kind = "points"
-        mask = mask | (available & (torch.arange(num_times) < complete).reshape(-1, *(1,) * available.ndim))
+        mask = mask | (
+            observable(grid, valid, factor) & (torch.arange(num_times) < complete).reshape(-1, *(1,) * available.ndim)
+        )
     clean = states if coarsen is None else CoarsenOperator(factor, cell_weights(grid, valid))(states)
     mask = (mask.unsqueeze(2) & seen).expand(clean.shape).to(states.device)
     if torch.isnan(clean[mask]).any():
@@ -145,6 +156,34 @@ def fixed_sensors(available: Tensor, sensors: int, *, noise: MemberNoise) -> Ten
     score = noise.uniform((available.numel(),), key=(0, 0, "sensor positions"))
     mask = _smallest(score, torch.full(score.shape[:-1], sensors), available)
     return mask.reshape(*mask.shape[:1], *available.shape)
+
+
+def edge(grid: Grid, width: int) -> Tensor:
+    """True at the `width` outermost points along each side of each axis, (*space).
+
+    Raises: InputError for a width that is not positive, or that leaves no point inside.
+    """
+    widest = (min(grid.shape) - 1) // 2
+    if not 1 <= width <= widest:
+        raise InputError(
+            f"A stripe along the sides of {' x '.join(map(str, grid.shape))} points can be 1 to {widest} wide, got {width}: choose fewer, "
+            "or observe a fraction of 1."
+        )
+    inside = torch.zeros(grid.shape, dtype=torch.bool)
+    inside[tuple(slice(width, size - width) for size in grid.shape)] = True
+    return ~inside
+
+
+def chosen_points(grid: Grid, positions: Tensor) -> Tensor:
+    """The positions as a mask. Raises: InputError where they are no mask of this grid, or choose nothing."""
+    if positions.dtype != torch.bool or tuple(positions.shape) != grid.shape:
+        raise InputError(
+            f"The mask of observed points is {str(positions.dtype).removeprefix('torch.')} of shape {tuple(positions.shape)}; expected "
+            f"true or false at the points {grid.shape} of the grid."
+        )
+    if not positions.any():
+        raise InputError("The mask of observed points is false everywhere: set it where something is observed.")
+    return positions
 
 
 def _smallest(score: Tensor, count: Tensor, available: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 
 from eddycast.errors import InputError
-from eddycast.recipes import conditional_diffusion, kuramoto_sivashinsky, navier_stokes, own_data
+from eddycast.recipes import conditional_diffusion, kuramoto_sivashinsky, latent_diffusion, navier_stokes, own_data
+from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache
 from eddycast.recipes.recipe import (
+    AutoencoderStage,
     EvaluationSettings,
     Recipe,
     SimulationSettings,
@@ -21,10 +23,10 @@ from eddycast.recipes.recipe import (
     recipe_to_dict,
     with_overrides,
 )
-from eddycast.recipes.run import Run, load_run
+from eddycast.recipes.run import AUTOENCODER, Run, load_run
 from eddycast.recipes.train import sample_states, train_recipe
 
-SOURCES = (kuramoto_sivashinsky, conditional_diffusion, navier_stokes, own_data)
+SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, navier_stokes, own_data)
 
 
 def all_recipes() -> dict[str, Recipe]:
@@ -43,15 +45,20 @@ def get_recipe(name: str) -> Recipe:
 
 
 __all__ = [
+    "AUTOENCODER",
+    "AutoencoderStage",
     "EvaluationSettings",
     "Recipe",
     "Run",
     "SimulationSettings",
     "SpaceSettings",
     "all_recipes",
+    "autoencoder_of",
+    "encode_dataset",
     "explain",
     "get_recipe",
     "load_run",
+    "open_cache",
     "parse_value",
     "read_recipe",
     "recipe_from_dict",

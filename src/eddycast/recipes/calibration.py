@@ -10,8 +10,9 @@ from torch import Tensor
 
 from eddycast import metrics
 from eddycast.conditions import Conditions
-from eddycast.data import Dataset
-from eddycast.emulators import Emulator, ScoringConfig
+from eddycast.autoencoders import vrmse
+from eddycast.data import Dataset, Normalisation
+from eddycast.emulators import Autoencoding, Emulator, ScoringConfig
 from eddycast.recipes.recipe import EvaluationSettings, Recipe
 
 MEMBERS, ROUNDS = 8, 2
@@ -55,6 +56,8 @@ def validation(
     emulator: Emulator, dataset: Dataset, std: Tensor, settings: EvaluationSettings
 ) -> Callable[[], float] | None:
     """Mean CRPS of short forecasts of the validation split in standard deviations; None where it is too short for one."""
+    if isinstance(emulator.model, Autoencoding):
+        return None
     cases = verification(dataset, emulator.context, cases=settings.validation_cases, steps=settings.validation_steps)
     if cases is None:
         return None
@@ -64,6 +67,28 @@ def validation(
         ensemble = emulator.forecast(cases.context, cases.conditions, cases.leads, members=members, seed=0)
         values = metrics.crps(ensemble, cases.truth, fair=members > 1) / scale
         return values[torch.isfinite(cases.truth)].mean().item()  # a member that blows up shows as NaN
+
+    return score
+
+
+def reconstruction_error(
+    model: Autoencoding, space: Normalisation, dataset: Dataset, settings: EvaluationSettings
+) -> Callable[[], float] | None:
+    """VRMSE of reconstructed normalised states of the validation split, mean over fields; None without such a split."""
+    if not dataset.splits.get("valid"):
+        return None
+    starts = dataset.windows("valid", 1)
+    chosen = starts[:: max(1, len(starts) // (4 * settings.validation_cases))]
+    states = torch.stack([dataset.read(one, at, at + 1) for one, at in chosen.tolist()])
+    conditions = dataset.conditions(chosen[:, 0].tolist(), chosen[:, 1].tolist())
+    x = space.encode(states, conditions, torch.zeros(1, dtype=torch.float64)).flatten(0, 1)
+
+    @torch.no_grad()
+    def score() -> float:
+        place = next(model.parameters()).device
+        pieces = x.split(max(1, settings.validation_cases))
+        errors = [vrmse(model.network(part.to(place))[0], part.to(place)) for part in pieces]
+        return torch.cat(errors).mean().item()
 
     return score
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field as Discriminated
 from pydantic import TypeAdapter, ValidationError
 
-from eddycast.emulators import FamilyConfig, RegressionConfig
+from eddycast.emulators import AutoencodingConfig, FamilyConfig, RegressionConfig
 from eddycast.errors import InputError
 from eddycast.files import read_text
 from eddycast.recipes.kinds import KindError, alternatives, choices_at, hints, resolved, with_kind
 from eddycast.recipes.yaml_text import parse_yaml
 from eddycast.training import TrainingSettings
 
-FREE_MAPPINGS = frozenset({"parameters", "initial", "published", "sampler_options"})
+FREE_MAPPINGS = frozenset({"parameters", "initial", "published", "sampler_options", "log"})
 """Settings that are mappings with any keys; what the keys mean is checked where they are used."""
 
 
@@ -54,10 +54,34 @@ class SimulationSettings:
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """Normalisation: what the mean and the standard deviation depend on, see `data.statistics`."""
+    """Normalisation: what the mean and the standard deviation depend on, and which fields are logarithms, see `data.statistics`."""
 
     mean: Literal["auto", "field", "pixel", "cycle"] = "auto"
     std: Literal["field", "pixel"] = "field"
+    log: dict[str, float] = field(default_factory=dict)
+    vectors: Literal["separate", "shared"] = "separate"
+
+
+@dataclass(frozen=True)
+class AutoencoderStage:
+    """The autoencoder in whose latents an emulator works, trained before it unless one is given.
+
+    Args:
+        model: Its sizes, loss and augmentation.
+        training: Of the autoencoder; frames take the place of windows.
+        copies: Times that the training split is encoded, each trajectory as another view (`model.augment`) every time; with 1 it is
+            encoded as it is.
+    """
+
+    model: AutoencodingConfig = field(default_factory=AutoencodingConfig)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.copies < 2**10:
+            raise ValueError(f"copies must be at least 1 and below 2**10, got {self.copies}.")
+        if self.copies > 1 and not self.model.augment:
+            raise ValueError("copies beyond 1 are other views of the training split: name some in augment.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +114,9 @@ class Recipe:
         simulation: Data to simulate when none are given; None where the user's own are needed.
         emulator: Settings of the family.
         space: Normalisation.
+        autoencoder: Work in the latents of an autoencoder; None works in physical space.
         tell_parameters: Tell the networks the scalar parameters of the data. Published networks of one system are not told any.
+        tell_boundaries: Tell the networks the codes of the boundaries.
         guard: Keep rollouts in the resolved band and with the conserved means of the training data.
         training: Settings of the loop.
         evaluation: Settings of scores.
@@ -102,11 +128,29 @@ class Recipe:
     emulator: Annotated[FamilyConfig, Discriminated(discriminator="kind")] = field(default_factory=RegressionConfig)
     simulation: SimulationSettings | None = None
     space: SpaceSettings = field(default_factory=SpaceSettings)
+    autoencoder: AutoencoderStage | None = None
     tell_parameters: bool = True
+    tell_boundaries: bool = False
     guard: bool = True
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.emulator, AutoencodingConfig) and self.autoencoder is not None:
+            raise ValueError("an autoencoder is trained in physical space: leave `autoencoder` out of its recipe.")
+        views = self.emulator if isinstance(self.emulator, AutoencodingConfig) else None
+        views = views or (None if self.autoencoder is None else self.autoencoder.model)
+        if views is not None and set(views.augment) & {"flip", "permute"} and self.space.vectors != "shared":
+            raise ValueError(
+                "flips and permutations of normalised states are those of the fields only with space.vectors shared: set it."
+            )
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What `data.statistics` takes."""
+        space = self.space
+        return {"mean": space.mean, "std": space.std, "log": space.log, "vectors": space.vectors}
 
 
 ADAPTER = TypeAdapter(Recipe)
@@ -185,6 +229,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         for depth, part in enumerate(parents):
             if target.get(part) is None and part == "simulation":
                 target[part] = asdict(SimulationSettings())
+            if target.get(part) is None and part == "autoencoder":
+                target[part] = asdict(AutoencoderStage())
             if not isinstance(target.get(part), dict):
                 known = ", ".join(target)
                 raise InputError(f"--set {path}: there is no {'.'.join(parents[: depth + 1])!r}; known there: {known}.")

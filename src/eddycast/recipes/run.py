@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.data import Dataset, Field
-from eddycast.emulators import Emulator, ModelShape, build_model
+from eddycast.emulators import Autoencoding, Emulator, LatentSpace, ModelShape, Space, SpectralGuard, build_model
 from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
 from eddycast.recipes.recipe import Recipe, recipe_from_dict
@@ -19,6 +19,8 @@ from eddycast.recipes.stored import read_config, read_guard, read_space, read_st
 from eddycast.training import RunDirectory, read_tensors
 
 MOST_PARAMETERS = 10**10
+AUTOENCODER = "autoencoder"
+"""Where the run of an emulator in latent space keeps that of its autoencoder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +30,41 @@ class Run:
     Args:
         name: As the user called it.
         recipe: As it was trained.
-        emulator: Ready to forecast.
+        model: Its networks.
+        space: Physical <-> model space.
+        guard: Of its forecasts.
         data: Fields, grid, dt, parameters and clock of the training data, as in `data_summary`.
         provenance: Version, seed, hardware, cost.
         path: The directory.
+        autoencoder: Of an emulator in latent space.
     """
 
     name: str
     recipe: Recipe
-    emulator: Emulator
+    model: nn.Module
+    space: Space
+    guard: SpectralGuard | None
     data: dict[str, Any]
     provenance: dict[str, Any]
     path: Path
+    autoencoder: Autoencoding | None = None
+
+    @property
+    def emulator(self) -> Emulator:
+        """Ready to forecast. Raises: InputError for an autoencoder, which forecasts nothing."""
+        if isinstance(self.model, Autoencoding):
+            raise InputError(
+                f"{self.name} is an autoencoder, which forecasts nothing: `eddycast reconstruct` shows what it keeps, `eddycast train ... "
+                f"--autoencoder {self.name}` trains an emulator in its latents."
+            )
+        return Emulator(self.model, self.space, self.guard)  # type: ignore[arg-type]
 
     def fingerprint(self) -> str:
         """First digits of the SHA-256 of the weights: tells runs apart whatever they are called."""
-        return hashlib.sha256(RunDirectory(self.path).component("model").read_bytes()).hexdigest()[:12]
+        total = hashlib.sha256(RunDirectory(self.path).component("model").read_bytes())
+        if self.autoencoder is not None:
+            total.update(RunDirectory(self.path / AUTOENCODER).component("model").read_bytes())
+        return total.hexdigest()[:12]
 
     def climatology(self) -> Tensor:
         """Training states kept with the run, physical, (state, channel, *space); a background for filters."""
@@ -83,10 +104,18 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
     grid, fields = Grid.from_dict(config["data"]["grid"]), [field["name"] for field in config["data"]["fields"]]
     model = seeded_model(recipe, shape)
     load_weights(model, files)
-    space, guard = read_space(files, fields, grid), read_guard(files, len(fields), grid)
+    space: Space = read_space(files, fields, grid).to(device)
     model = model.to(device).eval().requires_grad_(False)
-    emulator = Emulator(model, space.to(device), guard)  # type: ignore[arg-type]
-    return Run(name, recipe, emulator, config["data"], config["provenance"], path)
+    autoencoder = None
+    if isinstance(model, Autoencoding):
+        space = LatentSpace(space, model.network, model.residual)
+    elif recipe.autoencoder is not None:
+        inner = load_run(path / AUTOENCODER, f"{name}/{AUTOENCODER}", device)
+        if not isinstance(inner.model, Autoencoding) or inner.data["fields"] != config["data"]["fields"]:
+            raise InputError(f"{inner.path} is not the autoencoder of {name}: restore it or train again.")
+        space, autoencoder = inner.space, inner.model
+    guard = read_guard(files, len(fields), grid)
+    return Run(name, recipe, model, space, guard, config["data"], config["provenance"], path, autoencoder)
 
 
 def require_possible(recipe: Recipe, shape: ModelShape) -> None:

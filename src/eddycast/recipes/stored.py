@@ -72,9 +72,10 @@ def read_config(files: RunDirectory, name: str) -> tuple[dict[str, Any], ModelSh
         raise _edited(files, f"{place}: {first['msg']}") from error
     grid = Grid.from_dict(content.data.grid, str(files.config))
     shape, parameters = content.shape, len(content.data.parameter_names)
+    latent = isinstance(config["recipe"], dict) and config["recipe"].get("autoencoder") is not None
     fits = {
         "data.grid": len(set(grid.names)) == len(grid.names),
-        "shape.channels": shape.channels == len(content.data.fields),
+        "shape.channels": shape.channels == len(content.data.fields) or latent,
         "shape.periodic": shape.periodic == grid.periodic,
         "shape.parameter_mean": len(shape.parameter_mean) in (0, parameters),  # 0: of a recipe that does not tell them
         "shape.parameter_std": len(shape.parameter_std) == len(shape.parameter_mean)
@@ -125,7 +126,9 @@ def read_space(files: RunDirectory, fields: list[str], grid: Grid) -> Normalisat
     """The normalisation of a run. Raises: InputError where it does not belong to these fields on this grid."""
     tensors = read_component(files, "space")
     summary = read_object(files.normalization, "names")
-    if summary["names"] != fields or not isinstance(summary.get("notes", []), list):
+    offsets, notes = summary.get("offsets", []), summary.get("notes", [])
+    plain = isinstance(offsets, list) and all(value is None or _positive(value) for value in offsets)
+    if summary["names"] != fields or not isinstance(notes, list) or not plain or len(offsets) not in (0, len(fields)):
         raise InputError(f"{files.normalization} is not of the fields {', '.join(fields)}: restore it or train again.")
     shapes = ((len(fields), *grid.shape), (len(fields), *(1,) * len(grid.shape)))
     coefficients, std, increment = (tensors[key] for key in NAMES["space"])
@@ -136,6 +139,10 @@ def read_space(files: RunDirectory, fields: list[str], grid: Grid) -> Normalisat
     if not bool((std > 0).all()) or not bool((increment > 0).all()):
         raise _damaged(files, "space", "standard deviations must be positive")
     return Normalisation.from_tensors(tensors, summary)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def read_guard(files: RunDirectory, channels: int, grid: Grid) -> SpectralGuard | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,27 @@ import torch
 from torch import Tensor, nn
 
 from eddycast import distributed
+from eddycast.autoencoders import Components
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Normalisation, WindowBatches, statistics
-from eddycast.emulators import Emulator, ModelShape, SpectralGuard, Trainable
+from eddycast.emulators import (
+    Autoencoding,
+    AutoencodingConfig,
+    Emulator,
+    IdentitySpace,
+    LatentSpace,
+    ModelShape,
+    Space,
+    SpectralGuard,
+    Trainable,
+)
 from eddycast.errors import InputError
-from eddycast.files import write_json
-from eddycast.recipes.calibration import calibrated, validation
+from eddycast.files import staged_directory, write_json
+from eddycast.progress import progress_bar
+from eddycast.recipes.calibration import calibrated, reconstruction_error, validation
+from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_whole
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from eddycast.recipes.run import check_compatible, load_weights, seeded_model
+from eddycast.recipes.run import AUTOENCODER, Run, check_compatible, load_run, load_weights, seeded_model
 from eddycast.recipes.stored import read_config, read_space
 from eddycast.training import (
     FREE_SETTINGS,
@@ -49,29 +64,162 @@ def train_recipe(
     *,
     stage: str | None = None,
     init: Path | None = None,
+    autoencoder: Path | None = None,
+    latents: Path | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     observer: TrainingObserver | None = None,
 ) -> Position:
     """Train what a recipe says on a data set and leave a run directory.
 
-    Processes that have joined (`distributed.process_group`) all call it; the first one alone writes.
+    A recipe in latent space trains its autoencoder first, as a run of its own within the directory, then encodes the training split
+    once, then trains the emulator on windows of latents. Processes that have joined (`distributed.process_group`) all call it; the first one
+    alone writes.
 
     Args:
         stage: Only this stage, from the weights that are in the directory (or in `init`).
-        init: Run whose weights are the start.
+        init: Run whose weights are the start, and whose autoencoder is taken where it has one.
+        autoencoder: Run whose autoencoder is copied in instead of training one.
+        latents: Cache of the training split made by that autoencoder, instead of encoding.
         resume: Go on from the last checkpoint in the directory.
 
     Raises: InputError for a stage that does not exist, weights that do not fit, nothing to resume, or a directory that another
         process is writing.
     """
     with exclusive(directory) if distributed.is_first() else nullcontext():
-        return _train(recipe, dataset, directory, stage, init, resume, device, observer)
+        files = RunDirectory(directory)
+        begun = files.config.exists() and files.component("space").exists()
+        encoder_begun = RunDirectory(directory / AUTOENCODER).config.exists()
+        if resume and not begun and not (recipe.autoencoder is not None and encoder_begun):
+            raise InputError(f"There is nothing to resume in {directory}: leave --resume out.")
+        if begun and not resume and stage is None:
+            raise InputError(
+                f"{directory} already holds a run: pass --resume to go on with it, or choose another --out."
+            )
+        if recipe.autoencoder is None:
+            if autoencoder is not None or latents is not None:
+                raise InputError(f"{recipe.name} works in physical space: leave --autoencoder and --latents out.")
+            space = statistics(dataset, "train", **recipe.statistics)
+            material = Material(dataset, space, space, space, dataset)
+        else:
+            encoder = prepared_autoencoder(recipe, dataset, directory, autoencoder, init, resume, device, observer)
+            if stage == AUTOENCODER:
+                return Position(stage=AUTOENCODER, done=0, complete=True)
+            recipe = with_autoencoder(recipe, encoder)
+            material = latent_material(recipe, encoder, dataset, directory, latents)
+        return _train(recipe, material, directory, stage, init, resume and begun, device, observer)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What an emulator is trained on.
+
+    Args:
+        dataset: Physical states, on which it is validated.
+        space: Physical <-> model space.
+        statistics: The normalisation in it.
+        training_space: From `windows` to model space.
+        windows: Where windows of the training split come from: the data, or their latents.
+    """
+
+    dataset: Dataset
+    space: Space
+    statistics: Normalisation
+    training_space: Space
+    windows: Dataset
+
+
+def prepared_autoencoder(
+    recipe: Recipe,
+    dataset: Dataset,
+    directory: Path,
+    given: Path | None,
+    init: Path | None,
+    resume: bool,
+    device: torch.device | str,
+    observer: TrainingObserver | None,
+) -> Run:
+    """The run of the autoencoder within a run directory: there already, copied in, or trained now.
+
+    Raises: InputError for one that is given and differs from the one that is there, or has not finished.
+    """
+    assert recipe.autoencoder is not None, "checked by the caller"
+    require_whole(dataset)
+    place, name = directory / AUTOENCODER, f"{directory}/{AUTOENCODER}"
+    source = given if given is not None else init
+    inner = None if source is None else source / AUTOENCODER if (source / AUTOENCODER).is_dir() else source
+    finished = is_finished(place)
+    if finished and given is not None and inner is not None:
+        if load_run(inner, str(given)).fingerprint() != load_run(place, name).fingerprint():
+            raise InputError(f"{directory} holds another autoencoder than {given}: choose another --out.")
+    if not finished and inner is not None:
+        autoencoder_of(load_run(inner, str(source)))  # complains of a run that has none
+        distributed.barrier()
+        if distributed.is_first():
+            copy_run(inner, place)
+        distributed.barrier()
+    elif not finished:
+        alone = Recipe(
+            f"{recipe.name}/{AUTOENCODER}",
+            f"Autoencoder of {recipe.name}.",
+            recipe.autoencoder.model,
+            simulation=recipe.simulation,
+            space=recipe.space,
+            guard=False,
+            training=recipe.autoencoder.training,
+            evaluation=recipe.evaluation,
+        )
+        again = resume and RunDirectory(place).component("space").exists()
+        train_recipe(alone, dataset, place, resume=again, device=device, observer=observer)
+    run = load_run(place, name, device)
+    run.check(dataset)
+    return run
+
+
+def is_finished(place: Path) -> bool:
+    """Whether a directory holds a run whose training has come to its end."""
+    files = RunDirectory(place)
+    return files.config.is_file() and bool(read_config(files, str(place))[0]["provenance"]["trained"])
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """What a run needs to be used, without what is needed to resume it."""
+    with staged_directory(target, "copy") as stage:
+        for name in ("config.json", "normalization.json"):
+            shutil.copyfile(source / name, stage / name)
+        shutil.copytree(source / "components", stage / "components")
+
+
+def with_autoencoder(recipe: Recipe, encoder: Run) -> Recipe:
+    """The recipe with the autoencoder that is really used, and the normalisation that it was trained with."""
+    model = encoder.recipe.emulator
+    assert recipe.autoencoder is not None and isinstance(model, AutoencodingConfig), "an autoencoder was loaded"
+    stage = replace(recipe.autoencoder, model=model, training=encoder.recipe.training)
+    return replace(recipe, autoencoder=stage, space=encoder.recipe.space)
+
+
+def latent_material(
+    recipe: Recipe, encoder: Run, dataset: Dataset, directory: Path, given: Path | None
+) -> Material:
+    """The training split in latent space: from a cache that is given, or one in the run directory, which is made if need be."""
+    assert recipe.autoencoder is not None and isinstance(encoder.space, LatentSpace), "an autoencoder was loaded"
+    copies = recipe.autoencoder.copies
+    place = directory / "latents" if given is None else given
+    if given is None:
+        distributed.barrier()
+        if distributed.is_first() and not place.exists():
+            with progress_bar("encoding") as line:
+                encode_dataset(encoder, dataset, place, splits=("train",), copies=copies, progress=line)
+        distributed.barrier()
+    windows = open_cache(place, encoder, dataset, copies)
+    inner = encoder.space.inner
+    assert isinstance(inner, Normalisation), "runs are normalised by statistics"
+    return Material(dataset, encoder.space, inner, IdentitySpace(), windows)
 
 
 def _train(
     recipe: Recipe,
-    dataset: Dataset,
+    material: Material,
     directory: Path,
     stage: str | None,
     init: Path | None,
@@ -80,44 +228,44 @@ def _train(
     observer: TrainingObserver | None,
 ) -> Position:
     """What `train_recipe` does while no other process writes the directory."""
-    files = RunDirectory(directory)
-    begun = files.config.exists() and files.component("space").exists()
-    if resume and not begun:
-        raise InputError(f"There is nothing to resume in {directory}: leave --resume out.")
-    if begun and not resume and stage is None:
-        raise InputError(f"{directory} already holds a run: pass --resume to go on with it, or choose another --out.")
+    files, dataset, space = RunDirectory(directory), material.dataset, material.statistics
     shape = model_shape(dataset, recipe)
     model = seeded_model(recipe, shape).to(device)
     assert isinstance(model, Trainable), "families of recipes are trained"
     stages = model.stages()
     frames = max(each.frames for each in stages)
-    space = statistics(dataset, "train", mean=recipe.space.mean, std=recipe.space.std)
     if resume:
         check_resumed(files, recipe, dataset, space)
-    sample = sample_windows(dataset, space, frames)
+    sample = sample_windows(material.windows, material.training_space, frames)
     model.prepare((sample if dataset.valid is None else sample[..., dataset.valid]).to(device))
-    # With a map as mean or scale, or with land, the modes of x are not those of the field: see the guard.
-    plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1
-    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if recipe.guard and plain else None
+    # With a map as mean or scale, with land, logarithms or in latents, the modes of x are not those of the field: see the guard.
+    plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1 and not space.offsets
+    guarded = recipe.guard and plain and material.windows is dataset and not isinstance(model, Autoencoding)
+    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if guarded else None
     if stage is not None:
         names = [each.name for each in stages]
         if stage not in names:
-            raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(names)}.")
+            known = [AUTOENCODER, *names] if recipe.autoencoder is not None else names
+            raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(known)}.")
         stages = tuple(each for each in stages if each.name == stage)
     start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
     if start is not None:
         load_weights(model, RunDirectory(start))
-    emulator = Emulator(model, space, guard)  # type: ignore[arg-type]
+    emulator = Emulator(model, material.space, guard)  # type: ignore[arg-type]
+    validate, score_name = validation(emulator, dataset, space.std, recipe.evaluation), "validation_crps"
+    if isinstance(model, Autoencoding):
+        validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
     training = Training(
         model=model,
-        space=space,
-        data=dataset,
+        space=material.training_space,
+        data=material.windows,
         stages=stages,
         settings=recipe.training,
         directory=files,
-        validate=validation(emulator, dataset, space.std, recipe.evaluation),
+        validate=validate,
+        score_name=score_name,
     )
     if observer is not None:
         training.observer = observer
@@ -125,14 +273,14 @@ def _train(
         training.check()
     distributed.barrier()  # all have seen what was there before the first one writes
     if distributed.is_first():
-        write_components(files, emulator, space, guard)
+        write_components(files, model, space, guard)
         write_context(files, dataset)
         write_config(files, recipe, summary, shape, provenance)
     position = training.run(resume=resume)
     model.eval()
     if distributed.is_first():
         recipe = calibrated(recipe, emulator, dataset)
-        write_components(files, emulator, space, guard)
+        write_components(files, model, space, guard)
         cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
         write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
     distributed.barrier()  # the run is whole for whoever loads it
@@ -186,17 +334,33 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
     parameters = parameters if recipe.tell_parameters else parameters[:, :0]
     std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
     static = 0 if dataset.static is None else len(dataset.static)
+    vectors = vector_components(dataset, recipe.emulator.augment) if isinstance(recipe.emulator, AutoencodingConfig) else None
     return ModelShape(
-        channels=len(dataset.fields),
+        channels=len(dataset.fields) if recipe.autoencoder is None else recipe.autoencoder.model.latent_channels,
         periodic=dataset.grid.periodic,
         parameter_mean=tuple(parameters.mean(dim=0).tolist()),
         parameter_std=tuple(torch.where(std > 1e-6 * parameters.abs().amax(dim=0), std, 1.0).tolist()),
         cyclic=dataset.cycle is not None,
         static=static + (dataset.valid is not None),
+        boundaries=recipe.tell_boundaries,
+        vector_axes=() if vectors is None else vectors.axis,
+        vectors=() if vectors is None else vectors.vector,
     )
 
 
-def sample_windows(dataset: Dataset, space: Normalisation, frames: int) -> Tensor:
+def vector_components(dataset: Dataset, augment: Sequence[str]) -> Components:
+    """Directions of the fields. Raises: InputError where flips or permutations are asked for and a direction is not known."""
+    found = Components.of(dataset.field_names, [item.vector for item in dataset.fields], dataset.grid.names)
+    for item, axis in zip(dataset.fields, found.axis, strict=True):
+        if item.vector and axis is None and set(augment) & {"flip", "permute"}:
+            raise InputError(
+                f"{item.name!r} is a component of {item.vector!r}, but its name tells no axis of {', '.join(dataset.grid.names)}: flips and "
+                "permutations would turn it wrongly; leave them out of augment."
+            )
+    return found
+
+
+def sample_windows(dataset: Dataset, space: Space, frames: int) -> Tensor:
     """Windows of training data in model space, (window, time, channel, *space), as many as there are up to a limit."""
     window_bytes = 4 * frames * math.prod(dataset.state_shape)
     count = min(SAMPLE_WINDOWS, max(1, SAMPLE_BYTES // window_bytes), len(dataset.windows("train", frames)))
@@ -213,7 +377,7 @@ def training_states(dataset: Dataset, count: int) -> tuple[Tensor, Conditions]:
     return states, dataset.conditions(chosen[:, 0].tolist(), chosen[:, 1].tolist())
 
 
-def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[Tensor, Tensor | None]:
+def sample_states(dataset: Dataset, space: Space, count: int) -> tuple[Tensor, Tensor | None]:
     """The same in model space, (state, channel, *space), and their phases of the cycle (state,), if there is one."""
     states, conditions = training_states(dataset, count)
     lead = torch.zeros(1, dtype=torch.float64)
@@ -222,10 +386,9 @@ def sample_states(dataset: Dataset, space: Normalisation, count: int) -> tuple[T
 
 
 def write_components(
-    files: RunDirectory, emulator: Emulator, space: Normalisation, guard: SpectralGuard | None
+    files: RunDirectory, model: nn.Module, space: Normalisation, guard: SpectralGuard | None
 ) -> None:
-    assert isinstance(emulator.model, nn.Module)
-    write_tensors(files.component("model"), emulator.model.state_dict())
+    write_tensors(files.component("model"), model.state_dict())
     write_tensors(files.component("space"), space.to_tensors())
     write_json(files.normalization, space.summary())
     if guard is not None:

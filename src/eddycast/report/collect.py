@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 _MOST_SETTINGS = 60
 
+CURVES = (
+    ("loss", "training loss"),
+    ("validation_crps", "validation CRPS"),
+    ("validation_vrmse", "validation VRMSE of reconstructions"),
+)
+"""Keys of the log of a training and what they are."""
+
 
 def report_from(
     inputs: Sequence[str | Path],
@@ -213,7 +220,7 @@ def _training_log(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]],
                 stage, before = record.get("stage"), last
                 starts.append(before)
             last = before + float(record.get("step", 0))
-            for key, name in (("loss", "training loss"), ("validation_crps", "validation CRPS")):
+            for key, name in CURVES:
                 if isinstance(record.get(key), float) and math.isfinite(record[key]):
                     steps, values = series.setdefault(name, ([], []))
                     steps.append(last)

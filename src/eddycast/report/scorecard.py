@@ -36,10 +36,16 @@ def time_words(scores: Scores, lead: float) -> str:
 _PLACED = frozenset(
     {
         "rmse_mean", "rmse_member", "mae_mean", "vrmse_mean", "vrmse_member", "crps", "crps_biased", "spread",
-        "spread_skill", "correlation_mean", "correlation_member", "coverage_50", "coverage_80",
+        "spread_skill", "correlation_mean", "correlation_member", "coverage_50", "coverage_80", "coverage_90",
+        "vrmse_published", "spread_skill_published", "low_band_power_rmse", "mid_band_power_rmse", "high_band_power_rmse",
     }
 )  # fmt: skip
-_TITLES = {"energy_score": "Energy score", "variogram_score": "Variogram score"}
+_TITLES = {
+    "energy_score": "Energy score",
+    "variogram_score": "Variogram score",
+    "wasserstein_values": "Wasserstein distance of values",
+    "semd": "Earth mover's distance",
+}
 
 
 def other_scores(scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:

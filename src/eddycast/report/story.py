@@ -28,7 +28,7 @@ from eddycast.report.scorecard import (
 )
 from eddycast.report.truth import truth_of_view
 from eddycast.report.view import View, aligned, field_names, open_result, view
-from eddycast.report.whole import bands_table, conventions_table
+from eddycast.report.whole import bands_table, conventions_table, horizons_table
 
 if TYPE_CHECKING:
     from eddycast.data import Dataset
@@ -178,6 +178,8 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
             laws.append(_picture(densities(charts, with_units(one, units), ranks=ranks), f"pdf-{slug(one)}", caption))
     title = "Comparison with baselines" if others else "Scores"
     sections = [Section(title, tables=tuple(compared), pictures=tuple(curves))]
+    if (averages := horizons_table(scores)) is not None:
+        sections.append(Section("Over horizons", tables=(averages,)))
     if conventions:
         sections.append(Section("Over all lead times", tables=tuple(conventions)))
     if powers or balance:

@@ -1,4 +1,4 @@
-"""Tables of what is one number per forecast: high-correlation times and RMSD in every convention, power by band."""
+"""Tables of what is few numbers per forecast: high-correlation times, RMSD, power by band, averages over horizons."""
 
 from __future__ import annotations
 
@@ -80,6 +80,39 @@ def bands_table(scores: Mapping[str, Scores], field: str) -> Table | None:
     return Table(tuple(header), tuple(rows), caption)
 
 
+def horizons_table(scores: Mapping[str, Scores]) -> Table | None:
+    """Averages over horizons and fields, a row for each horizon and method; None where no method has any."""
+    from eddycast.evaluation.horizon_table import COLUMNS  # and with it torch, which pictures do without
+
+    shown = {name: one for name, one in scores.items() if "horizon_means" in one.data}
+    if not shown:
+        return None
+    labels = list(dict.fromkeys(str(label) for one in shown.values() for label in one.data["horizon"].values))
+    rows = []
+    for label in labels:
+        for name, one in shown.items():
+            known = set(one.data["score"].values)
+            if label not in one.data["horizon"].values:
+                continue
+            cells = [one.horizon(score, label) if score in known else (np.nan,) * 3 for score, _ in COLUMNS]
+            rows.append((label, name, *(_between(*cell) for cell in cells)))
+    kept = [0, 1, *(place for place in range(2, len(rows[0])) if any(row[place] != "–" for row in rows))]
+    header = ("Leads", "Method", *(title[0].upper() + title[1:] for _, title in COLUMNS))
+    caption = (
+        "Means over fields and over the lead times of a horizon, both ends included, in steps of the data; the first lead is told "
+        "apart. CRPS and Wasserstein distance in climatological deviations. In brackets block-bootstrap intervals over cases."
+    )
+    return Table(
+        tuple(header[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows), caption
+    )
+
+
+def _between(value: float, low: float, high: float) -> str:
+    """`1.23 [1.10, 1.40]`, as far as it is known."""
+    ends = f" [{number(low)}, {number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
+    return number(value) + ends
+
+
 def _cell(scores: Scores, name: str, key: Mapping[str, str], scale: float = 1.0) -> str:
     """`1.23 [1.10, 1.40] ± 0.05`, as far as the scores tell."""
     data = scores.data
@@ -93,7 +126,4 @@ def _cell(scores: Scores, name: str, key: Mapping[str, str], scale: float = 1.0)
     )
     if not np.isfinite(value):
         return "–"
-    words = number(value)
-    if np.isfinite(low) and np.isfinite(high):
-        words += f" [{number(low)}, {number(high)}]"
-    return words + (f" ± {number(error)}" if np.isfinite(error) else "")
+    return _between(value, low, high) + (f" ± {number(error)}" if np.isfinite(error) else "")

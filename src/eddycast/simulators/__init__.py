@@ -12,6 +12,7 @@ import difflib
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
 from eddycast.simulators.burgers import Burgers
+from eddycast.simulators.euler import EulerMultiQuadrants
 from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.kolmogorov_flow import KolmogorovFlow
@@ -20,7 +21,9 @@ from eddycast.simulators.lorenz_63 import Lorenz63
 from eddycast.simulators.lorenz_96 import Lorenz96
 from eddycast.simulators.navier_stokes import NavierStokes3D
 from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, System, SystemInfo, inner_steps
+from eddycast.simulators.rayleigh_benard import RayleighBenard
 from eddycast.simulators.simulate import Simulation, simulate
+from eddycast.simulators.turbulence_gravity_cooling import TurbulenceGravityCooling
 
 SYSTEMS: dict[str, System] = {
     "kuramoto-sivashinsky": KuramotoSivashinsky(),
@@ -30,6 +33,10 @@ SYSTEMS: dict[str, System] = {
     "lorenz-96": Lorenz96(),
     "kolmogorov-flow": KolmogorovFlow(),
     "navier-stokes-3d": NavierStokes3D(),
+    "rayleigh-benard": RayleighBenard(),
+    "turbulence-gravity-cooling": TurbulenceGravityCooling(),
+    "euler-multi-quadrants-periodic": EulerMultiQuadrants("periodic"),
+    "euler-multi-quadrants-open": EulerMultiQuadrants("open"),
 }
 
 
@@ -50,6 +57,7 @@ __all__ = [
     "SYSTEMS",
     "AdvectionDiffusion",
     "Burgers",
+    "EulerMultiQuadrants",
     "FieldInfo",
     "Flow",
     "InitialInfo",
@@ -59,9 +67,11 @@ __all__ = [
     "Lorenz96",
     "NavierStokes3D",
     "ParameterInfo",
+    "RayleighBenard",
     "Simulation",
     "System",
     "SystemInfo",
+    "TurbulenceGravityCooling",
     "get_system",
     "initial_values",
     "inner_steps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -79,6 +79,8 @@ class SystemInfo:
         initial: Settings of the law of initial states.
         static: Fields of the equation that do not change in time (a force), by name: each from the parameters of one run,
             (P,), and the grid, (*space).
+        regrid: From states (*batch, channel, *space) and other numbers of points to the states there, for systems whose points are
+            cells; raises InputError for numbers that it cannot treat. None: by Fourier series.
     """
 
     name: str
@@ -95,6 +97,7 @@ class SystemInfo:
     advective: bool = False
     initial: tuple[InitialInfo, ...] = ()
     static: Mapping[str, Callable[[Tensor, Grid], Tensor]] = field(default_factory=dict)
+    regrid: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -114,7 +117,10 @@ class SystemInfo:
 class System(Protocol):
     """A PDE that we can simulate; `simulators/__init__.py` says how to add one."""
 
-    info: ClassVar[SystemInfo]
+    @property
+    def info(self) -> SystemInfo:
+        """A constant of the class, as a rule."""
+        ...
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
         """Grid with `shape` points (default: that of `info`) for these parameters (*batch, P) (default: the defaults).

@@ -122,7 +122,8 @@ def simulate(
         initial: Settings of the law of initial states, see `with_initial`.
         grid_shape: Points of each axis; default the system's.
         store_shape: Points of each axis of the stored states, at most those of the solver: each output is truncated to
-            the Fourier modes of this grid, while the run goes on with all. Default `grid_shape`. Periodic axes only.
+            the Fourier modes of this grid (periodic axes only), or averaged by the system's own `regrid`, while the run goes on with
+            all. Default `grid_shape`.
         seed: Non-negative.
         spin_up: Time integrated before the first stored state, >= 0; default the system's.
         dt: Time between stored states; default the system's.
@@ -160,7 +161,7 @@ def simulate(
     values = draw_parameters(system, parameters or {}, noise)
     grid = system.grid(grid_shape, values)
     inner_dt = info.default_inner_dt(grid.shape) if inner_dt is None else inner_dt
-    stored = grid if store_shape is None else _coarser(grid, store_shape)
+    stored = grid if store_shape is None else _coarser(system, grid, store_shape, values)
     states = torch.empty((len(wanted), steps, len(info.fields), *stored.shape), dtype=dtype, device=device)
     pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
     warming = spin_up / max(1, pieces) * torch.arange(1, max(1, pieces), dtype=torch.float64)
@@ -183,7 +184,7 @@ def simulate(
             state = system.initial(values[rows], grid, noise.select(rows), dtype=dtype, device=device)
             result = integrate(
                 system, state, values[rows], grid, times, inner_dt=inner_dt, discard=discarded, observer=report,
-                store=None if stored is grid else lambda fine: resample(fine, stored.shape),
+                store=None if stored is grid else lambda fine: (info.regrid or resample)(fine, stored.shape),
             )  # fmt: skip
         states[part] = result[:size]
         finite = states[part].isfinite().flatten(1).all(dim=1)
@@ -208,10 +209,14 @@ def simulate(
     )
 
 
-def _coarser(grid: Grid, shape: tuple[int, ...]) -> Grid:
-    """The grid of the same periodic box with fewer points. Raises: InputError where that cannot be."""
+def _coarser(system: System, grid: Grid, shape: tuple[int, ...], parameters: Tensor) -> Grid:
+    """The grid of the same box with fewer points. Raises: InputError where that cannot be."""
     if len(shape) != len(grid.axes) or not all(2 <= few <= many for few, many in zip(shape, grid.shape, strict=True)):
         raise InputError(f"store_shape must have one size per axis, each from 2 to that of {grid.shape}; got {shape}.")
+    if system.info.regrid is not None:
+        if any(many % few for few, many in zip(shape, grid.shape, strict=True)):
+            raise InputError(f"{system.info.name} stores averages over blocks of cells: {shape} must divide {grid.shape}.")
+        return system.grid(shape, parameters)
     if not all(grid.periodic):
         raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")
     return periodic_box(grid, shape)

@@ -16,6 +16,7 @@ from eddycast.files import parse_json
 from eddycast.training.average import WeightAverage
 from eddycast.training.files import read_tensors, write_tensors
 from eddycast.training.optimiser import Muon
+from eddycast.training.preconditioned import is_soap, load_soap, soap_shapes, soap_tensors
 
 
 @dataclass
@@ -41,7 +42,8 @@ def save_checkpoint(
     """Weights, optimiser states and averaged weights as tensors, everything else as JSON in the header of the file."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, optimiser in enumerate(optimisers):
-        for index, state in optimiser.state_dict()["state"].items():
+        states = soap_tensors(optimiser) if is_soap(optimiser) else optimiser.state_dict()["state"]
+        for index, state in states.items():
             for key, value in state.items():
                 tensors[f"optimiser.{number}.{index}.{key}"] = value
     if average is not None:
@@ -139,6 +141,9 @@ def _restore(
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = value
         _require_state(state, optimiser)
+        if is_soap(optimiser):
+            load_soap(optimiser, state)
+            continue
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     if average is not None:
         _require_like(_part(tensors, "average."), average.weights)
@@ -157,15 +162,23 @@ def _require_like(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> None
 
 
 def _require_state(state: dict[int, dict[str, Tensor]], optimiser: torch.optim.Optimizer) -> None:
-    """Raises: ValueError unless each state belongs to a parameter and has its shape (or is a count) and all entries."""
+    """Raises: ValueError unless each state belongs to a parameter and has all entries in their shapes."""
     parameters = [one for group in optimiser.param_groups for one in group["params"]]
-    keys = {"momentum"} if isinstance(optimiser, Muon) else {"step", "exp_avg", "exp_avg_sq"}
     for index, entries in state.items():
-        if not 0 <= index < len(parameters) or set(entries) != keys:
+        expected = _shapes(optimiser, parameters[index]) if 0 <= index < len(parameters) else {}
+        if not expected or set(entries) != set(expected):
             raise ValueError(f"the state of the optimiser for parameter {index} is not whole")
         for key, value in entries.items():
-            if value.shape != (() if key == "step" else parameters[index].shape) or not value.is_floating_point():
+            if tuple(value.shape) != expected[key] or not value.is_floating_point():
                 raise ValueError(f"{key} of parameter {index} is {value.dtype} of shape {tuple(value.shape)}")
+
+
+def _shapes(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, tuple[int, ...]]:
+    """Name and shape of what an optimiser keeps for a parameter."""
+    if is_soap(optimiser):
+        return soap_shapes(parameter)
+    shape = tuple(parameter.shape)
+    return {"momentum": shape} if isinstance(optimiser, Muon) else {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ class Training:
         settings: See `TrainingSettings`.
         directory: Where checkpoints and the log go.
         validate: Model as it is -> score to be written in the log, lower is better; None for no validation.
+        score_name: What the score is called in the log.
         observer: Shown the progress.
     """
 
@@ -58,6 +59,7 @@ class Training:
     settings: TrainingSettings
     directory: RunDirectory
     validate: Callable[[], float] | None = None
+    score_name: str = "validation_crps"
     observer: TrainingObserver = field(default_factory=SilentObserver)
 
     def run(self, *, resume: bool = False) -> Position:
@@ -196,7 +198,7 @@ class Training:
                     account()
                     record |= {"stage": stage.name, "step": position.done, "seconds": round(position.seconds, 3)}
                     if position.done in marks and self.validate is not None:
-                        record["validation_crps"] = score = self._validate(runner)
+                        record[self.score_name] = score = self._validate(runner)
                         self.observer.validated(score)
                         wall, cpu = time.monotonic(), time.process_time()
                     if distributed.is_first():

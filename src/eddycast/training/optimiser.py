@@ -1,4 +1,4 @@
-"""Optimisers: orthogonalised momentum for matrices, AdamW for the rest."""
+"""Optimisers: orthogonalised momentum for matrices, AdamW for the rest; SOAP where it is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from eddycast.training.preconditioned import soap
 
 # Odd quintic whose iteration drives singular values in (0, 1] towards 1, steep at 0. Source: K. Jordan, Muon (2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -61,7 +63,9 @@ def build_optimisers(
     """Optimisers that together move every parameter of the module once.
 
     With `muon`, it takes the parameters that are matrices of at least 16 x 16 once flattened; AdamW takes biases, scales, and
-    first and last layers of few channels. With `adamw` there is that one alone.
+    first and last layers of few channels. With `adamw` or `soap` there is that one alone.
+
+    Raises: InputError for `soap` where its package is not installed.
     """
     matrices: list[Tensor] = []
     others: list[Tensor] = []
@@ -73,7 +77,9 @@ def build_optimisers(
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
         optimisers.append(Muon(matrices, lr=learning_rate, weight_decay=weight_decay))
-    if others:
+    if others and kind == "soap":
+        optimisers.append(soap(others, learning_rate=learning_rate, weight_decay=weight_decay))
+    elif others:
         betas = (0.9, 0.99 if kind == "muon" else 0.999)  # alone: the usual ones, as published recipes have them
         optimisers.append(torch.optim.AdamW(others, lr=learning_rate, betas=betas, weight_decay=weight_decay))
     return optimisers

@@ -68,4 +68,4 @@ class ProgressBar:
 
     def _figures(self) -> str:
         loss = "" if self.loss is None else f"loss {self.loss:.2e}"
-        return loss if self.score is None else f"{loss}  validation CRPS {self.score:.4f}"
+        return loss if self.score is None else f"{loss}  validation {self.score:.4f}"

@@ -19,7 +19,8 @@ class TrainingSettings:
         precision: Of the networks' arithmetic: `float32`, or `bfloat16` where torch's autocast deems it safe; weights, optimiser and
             validation stay in float32.
         compile: Translate the networks with torch.compile; needs a compiler, and some minutes at the start.
-        optimiser: `muon` (orthogonalised momentum for matrices, AdamW for the rest) or `adamw`.
+        optimiser: `muon` (orthogonalised momentum for matrices, AdamW for the rest), `adamw`, or `soap` (Adam in the eigenbases of the
+            gradient's moments; of the extra `optimisers`).
         learning_rate: Peak, after `warmup` steps; a cosine takes it to 0 at the end of each stage.
         weight_decay: Decoupled.
         warmup: Steps of linear rise at the start of each stage.
@@ -37,7 +38,7 @@ class TrainingSettings:
     accumulate: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
-    optimiser: Literal["muon", "adamw"] = "muon"
+    optimiser: Literal["muon", "adamw", "soap"] = "muon"
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     warmup: int = 100

@@ -1,0 +1,169 @@
+"""Encoded trajectories on disk: written once, streamed as often as an emulator is trained on them.
+
+A cache is a directory:
+
+    manifest.json     provenance (whose latents of which data), and one entry per piece
+    latents.hdf5      for piece 0, 1, ... a data set of that name, float32, (time, channel, *latent space)
+
+A piece is one segment of one split, in one view of it. Pieces are the trajectories of the `Dataset` that `open_latents` gives.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import torch
+from torch import Tensor
+
+from eddycast.data.clock import PlainClock
+from eddycast.data.dataset import Dataset, Field, Segment
+from eddycast.data.well_source import open_hdf5
+from eddycast.errors import InputError, reading
+from eddycast.files import atomic_output, read_object, write_json
+from eddycast.grid import Axis, Grid
+
+FORMAT = 1
+MANIFEST, STATES = "manifest.json", "latents.hdf5"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One segment of the encoded data.
+
+    Args:
+        split: To which it belongs.
+        trajectory, start, stop: Frames of the encoded data.
+        view: Number of the view; 0 is the state as it is.
+        step: Steps of dt from the anchor of the clock to its first frame.
+        parameters: Of its trajectory.
+        boundary: Codes of the sides of the axes in this view, (axis, side).
+    """
+
+    split: str
+    trajectory: int
+    start: int
+    stop: int
+    view: int
+    step: float
+    parameters: tuple[float, ...]
+    boundary: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSource:
+    """Frames of the pieces of a cache, read when they are asked for; each process opens the file for itself."""
+
+    path: Path
+    frames: tuple[int, ...]
+    handles: dict[int, h5py.File] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "handles": {}}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.frames
+
+    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
+        process = os.getpid()
+        if process not in self.handles:
+            self.handles[process] = open_hdf5(self.path)
+        with reading(f"{self.path}: piece {trajectory}"):
+            states: Any = self.handles[process][str(trajectory)]
+            return torch.from_numpy(states[start:stop:stride])
+
+
+def write_latents(
+    path: Path, pieces: Iterable[tuple[Piece, Iterable[Tensor]]], grid: Grid, summary: dict[str, Any]
+) -> None:
+    """Write a cache, whole or not at all.
+
+    Args:
+        path: Directory to make.
+        pieces: Each with its latents in blocks of some frames, (time, channel, *grid of the latents).
+        grid: Of the latents.
+        summary: dt, time_units, cycle, parameter_names, and `provenance`.
+
+    Raises: InputError when the directory exists and is no cache, or a latent is not finite.
+    """
+    with atomic_output(path, overwrite=True, is_ours=lambda place: (place / MANIFEST).is_file()) as stage:
+        stage.mkdir()
+        entries: list[dict[str, Any]] = []
+        with h5py.File(stage / STATES, "w") as file:
+            for number, (piece, blocks) in enumerate(pieces):
+                entries.append(asdict(piece))
+                states, done = None, 0
+                for block in blocks:
+                    if not bool(torch.isfinite(block).all()):
+                        raise InputError(
+                            f"Latents of trajectory {piece.trajectory} are not finite: the autoencoder or the data are damaged."
+                        )
+                    if states is None:
+                        shape = (piece.stop - piece.start, *block.shape[1:])
+                        states = file.create_dataset(str(number), shape, dtype="float32")
+                    states[done : done + len(block)] = block.cpu().numpy()
+                    done += len(block)
+        write_json(stage / MANIFEST, {"format": FORMAT, "grid": grid.to_dict(), "pieces": entries, **summary})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a cache. Raises: InputError for a directory that is none, or of a later format."""
+    if not (path / MANIFEST).is_file():
+        raise InputError(f"{path} is no cache of latents: expected {MANIFEST} in it; `eddycast encode` makes one.")
+    content = read_object(path / MANIFEST, "format", "grid", "pieces", "provenance", "dt", "time_units")
+    if content["format"] != FORMAT:
+        raise InputError(f"{path} has format {content['format']}, this eddycast reads {FORMAT}: encode the data again.")
+    return content
+
+
+def open_latents(path: Path) -> Dataset:
+    """A cache as a data set in latent space, lazy. Raises: InputError for a damaged one."""
+    content = read_manifest(path)
+    with reading(f"{path / MANIFEST}"):
+        pieces = [
+            Piece(**{**entry, "boundary": tuple(map(tuple, entry["boundary"])), "parameters": tuple(entry["parameters"])})
+            for entry in content["pieces"]
+        ]
+        grid = Grid.from_dict(content["grid"], str(path / MANIFEST))
+        names = tuple(content["parameter_names"])
+    with open_hdf5(path / STATES) as file:
+        with reading(f"{path / STATES}"):
+            shapes = {tuple(file[str(number)].shape) for number in range(len(pieces))}
+            lengths = tuple(piece.stop - piece.start for piece in pieces)
+            whole = all(file[str(number)].shape[0] == length for number, length in enumerate(lengths))
+        channels = {shape[1] for shape in shapes}
+    if len(channels) != 1 or any(shape[2:] != grid.shape for shape in shapes) or not whole:
+        raise InputError(f"{path / STATES} does not hold what {MANIFEST} says: encode the data again.")
+    splits: dict[str, list[Segment]] = {}
+    for number, piece in enumerate(pieces):
+        splits.setdefault(piece.split, []).append(Segment(number, 0, lengths[number]))
+    dt = float(content["dt"])
+    return Dataset(
+        LatentSource(path / STATES, lengths),
+        tuple(Field(f"latent_{channel}") for channel in range(channels.pop())),
+        grid,
+        PlainClock(dt, content["time_units"], tuple(piece.step * dt for piece in pieces), content["cycle"]),
+        {split: tuple(segments) for split, segments in splits.items()},
+        names,
+        torch.tensor([piece.parameters for piece in pieces], dtype=torch.float32).reshape(len(pieces), len(names)),
+        attributes={"path": str(path)},
+        boundaries=torch.tensor([piece.boundary for piece in pieces]),
+    )
+
+
+def coarse_grid(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """Centres of equal blocks of points, with the boundaries of the grid."""
+    axes = []
+    for axis, points in zip(grid.axes, shape, strict=True):
+        size = axis.size // points
+        middles = [sum(axis.coordinates[at : at + size]) / size for at in range(0, size * points, size)]
+        weights = None
+        if axis.weights is not None:
+            weights = tuple(sum(axis.weights[at : at + size]) for at in range(0, size * points, size))
+        axes.append(Axis(axis.name, tuple(middles), axis.boundary, axis.units, axis.period, weights))
+    return Grid(tuple(axes))
