@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import conditional_tables
+import latent_tables
 from pages import ROOT, results, table
 
 MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -284,8 +285,25 @@ def systems_radau() -> str:
     return table(["inner step", *(f"t = {time:g}" for time in times)], rows)
 
 
+def convection() -> str:
+    """Statistics of our Rayleigh-Benard runs beside those of Dedalus, from the file of `rayleigh_benard.py`."""
+    rows = [
+        [
+            row["what"],
+            *(f"{row[column]:.3f}" for column in ("outside", "ours", "standard_error")),
+            f"{row['deviation']:+.1f}",
+        ]
+        for record in results("rayleigh-benard")
+        for row in record["result"]["statistics"]
+    ]
+    return table(
+        ["mean over six set-ups", "Dedalus", "ours", "standard error of the difference", "in such errors"], rows
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "systems": systems,
+    "rayleigh-benard": convection,
     "systems-radau": systems_radau,
     "ks": ks_summary,
     "ks-forecast": ks_forecast,
@@ -298,6 +316,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance-corrections": guidance_corrections,
     "guidance-schedules": guidance_schedules,
     **conditional_tables.TABLES,
+    **latent_tables.TABLES,
 }
 
 

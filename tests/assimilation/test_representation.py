@@ -203,8 +203,8 @@ def test_an_analysis_with_a_run_measures_it_on_the_training_states_and_says_so(t
     lossless = made.assimilate(obs, members=2, overrides=FEW)
     field = obs.fields[0][0]
     assert "representation_std" not in lossless[field].attrs
-    space = Coarse(made.run.emulator.space)  # type: ignore[arg-type]
-    lossy = replace(made, run=replace(made.run, emulator=replace(made.run.emulator, space=space)))
+    space = Coarse(made.run.space)  # type: ignore[arg-type]
+    lossy = replace(made, run=replace(made.run, space=space))
     told = lossy.assimilate(obs, members=2, overrides=FEW)
     states = made.run.climatology()[:64]
     exact = (states[..., 1::2] - states[..., ::2]).square().mean().div(2).sqrt().item()

@@ -40,7 +40,7 @@ def test_published_states_between_the_waves(name):
 @pytest.mark.parametrize("gamma", [1.13, 1.4, 1.76])
 @pytest.mark.parametrize("name", TORO)
 def test_profile_is_a_weak_solution(name, gamma):
-    """Over a wide interval d/dt of the integral of U is the difference of the fluxes; U(x / t) makes it int U dxi = xi U - F at the ends."""
+    """Over a wide interval d/dt of the integral of U(x / t) is the difference of the fluxes: int U dxi = xi U - F at the ends."""
     left, right, *_ = TORO[name]
     reach = 1.5 * (max(abs(left.velocity), abs(right.velocity)) + 3 * max(left.sound(gamma), right.sound(gamma)))
     speeds = reach * (2 * (torch.arange(50_000, dtype=torch.float64) + 0.5) / 50_000 - 1)
@@ -59,7 +59,10 @@ def test_mirrored_states_give_the_mirrored_solution(name):
     speeds = torch.linspace(-30, 30, 997, dtype=torch.float64) + 1e-3
     here = exact_riemann(left, right, 1.4, speeds)
     there = exact_riemann(
-        Gas(right.density, -right.velocity, right.pressure), Gas(left.density, -left.velocity, left.pressure), 1.4, -speeds
+        Gas(right.density, -right.velocity, right.pressure),
+        Gas(left.density, -left.velocity, left.pressure),
+        1.4,
+        -speeds,
     )
     assert torch.allclose(here * torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64), there, rtol=1e-9, atol=1e-9)
 

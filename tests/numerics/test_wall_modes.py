@@ -1,6 +1,7 @@
 """Modes between walls: exact eigenvalues with spectral convergence, orthogonality, walls; points and weights against another formula."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_scalar_modes_are_sines_and_cosines(build, first):
     """Rates (j pi)^2, converging spectrally; orthonormal, and diagonal in the Dirichlet integral."""
     exact = (math.pi * torch.arange(first, first + 6, dtype=torch.float64)) ** 2
     errors = [(build(number).rates[:6] - exact).abs().max().item() for number in (10, 14, 18, 28)]
-    assert all(after < before / 50 for before, after in zip(errors, errors[1:3], strict=False)) and errors[3] < 1e-9
+    assert all(after < before / 50 for before, after in pairwise(errors[:3])) and errors[3] < 1e-9
     modes = build(32)
     nodes, weights = quadrature(48)
     assert (gram(modes.values(nodes), weights) - torch.eye(len(modes.rates))).abs().max() < 1e-12
@@ -88,7 +89,9 @@ def test_stokes_rates_solve_the_dispersion_relation():
             odd = q * cosine * math.sinh(wave / 2) - wave * math.cosh(wave / 2) * sine
             scale = (q + wave) * math.cosh(wave / 2)
             assert abs(even if index % 2 == 0 else odd) < 1e-7 * scale, (wave, index)
-    errors = [(stokes_modes(n, WAVES).rates[2, :3] - stokes_modes(40, WAVES).rates[2, :3]).abs().max() for n in (9, 12, 15)]
+    errors = [
+        (stokes_modes(n, WAVES).rates[2, :3] - stokes_modes(40, WAVES).rates[2, :3]).abs().max() for n in (9, 12, 15)
+    ]
     assert errors[1] < errors[0] / 30 and errors[2] < errors[1] / 30
 
 

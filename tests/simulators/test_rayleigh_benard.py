@@ -1,6 +1,7 @@
 """Rayleigh-Benard convection: the onset at Ra = 1708, published heat fluxes, exact budgets, measured orders, and runs of Dedalus."""
 
 import math
+from itertools import pairwise
 
 import h5py
 import pytest
@@ -107,10 +108,14 @@ def root(function, low, high):
 
 
 @pytest.mark.parametrize("prandtl", [0.1, 1.0, 7.0])
-@pytest.mark.parametrize("wave, critical", [(CRITICAL_WAVE, CRITICAL), (2.0, 2177.41), (3.0, 1711.28), (4.0, 1879.26), (8.0, 7084.51)])
+@pytest.mark.parametrize(
+    "wave, critical", [(CRITICAL_WAVE, CRITICAL), (2.0, 2177.41), (3.0, 1711.28), (4.0, 1879.26), (8.0, 7084.51)]
+)
 def test_marginal_rayleigh_numbers_are_the_published_ones(wave, critical, prandtl):
     """The linearised operator of the solver loses stability there, whatever the Prandtl number. Chandrasekhar (1961), table II."""
-    assert root(lambda ra: growth(ra, prandtl, wave), 0.99 * critical, 1.01 * critical) == pytest.approx(critical, abs=6e-3)
+    assert root(lambda ra: growth(ra, prandtl, wave), 0.99 * critical, 1.01 * critical) == pytest.approx(
+        critical, abs=6e-3
+    )
 
 
 def test_small_waves_grow_through_the_flow_beyond_the_critical_number():
@@ -120,7 +125,7 @@ def test_small_waves_grow_through_the_flow_beyond_the_critical_number():
     grid = system.grid((16, 24), parameters)
     with torch.no_grad():
         state = system.initial(parameters, grid, noise_of(2), dtype=torch.float64)
-        states = integrate(system, state, parameters, grid, [60.0, 80.0], inner_dt=0.1)
+        states = integrate(system, state, parameters, grid, [60.0, 80.0], inner_dt=0.25)
     first = torch.fft.rfft(states[:, :, 3], dim=-2)[..., 1, :].norm(dim=-1)
     rates = (first[:, 1] / first[:, 0]).log() / 20.0
     assert rates[0] < 0 < rates[1]
@@ -158,7 +163,10 @@ def test_heat_flux_of_steady_rolls_is_near_the_published_one(rolls):
 
 @pytest.mark.parametrize("prandtl", [0.71, 7.0])
 def test_heat_flux_just_above_the_onset_rises_as_in_theory(prandtl):
-    """(Nu - 1) Ra / (Ra - Ra_c) -> 1 / (0.69942 - 0.00472 / Pr + 0.00832 / Pr^2): Schlueter, Lortz and Busse (1965), doi:10.1017/S0022112065001271."""
+    """(Nu - 1) Ra / (Ra - Ra_c) -> 1 / (0.69942 - 0.00472 / Pr + 0.00832 / Pr^2).
+
+    Schlueter, Lortz and Busse (1965), doi:10.1017/S0022112065001271.
+    """
     system = RayleighBenard(length=2 * math.pi / CRITICAL_WAVE)
     excess = torch.tensor([0.06, 0.12], dtype=torch.float64)
     parameters = torch.stack([CRITICAL / (1 - excess), torch.full((2,), prandtl, dtype=torch.float64)], dim=1)
@@ -196,8 +204,8 @@ def mean_square(field, grid):
 
 
 def test_nonlinear_terms_exchange_energy_and_variance_but_make_none(plumes):
-    """d/dt |u|^2 / 2 = v b and d/dt (b - 1 + y)^2 / 2 = v (b - 1 + y) but for diffusion, to rounding, on a grid too coarse for the state."""
-    state, parameters, grid = plumes
+    """Each gains v (b - 1 + y), the work of buoyancy and the ascent along the mean gradient, to rounding; on a coarse grid too."""
+    state, parameters, _ = plumes
     for shape in ((64, 32), (22, 17)):
         modes = convection_modes(*shape, 4.0)
         coarse = torch.fft.irfft(torch.fft.rfft(state, dim=-2, norm="forward"), n=shape[0], dim=-2, norm="forward")
@@ -229,7 +237,9 @@ def test_pressure_closes_the_momentum_equation(plumes):
     state, parameters, grid = plumes
     step = 1e-3
     with torch.no_grad():
-        before, now, after = integrate(CONVECTION, state, parameters, grid, [step, 2 * step, 3 * step], inner_dt=step).unbind(1)
+        before, now, after = integrate(
+            CONVECTION, state, parameters, grid, [step, 2 * step, 3 * step], inner_dt=step
+        ).unbind(1)
     nu = diffusivities(parameters)[0][:, None, None, None]
     velocity = now[:, 2:]
     change = (after - before)[:, 2:] / (2 * step)
@@ -237,7 +247,6 @@ def test_pressure_closes_the_momentum_equation(plumes):
     lift = torch.stack([torch.zeros_like(now[:, 0]), now[:, 0]], dim=1)
     gradient = torch.stack([slope(now[:, 1], axis) for axis in (0, 1)], dim=1)
     residual = change + advection - nu * laplacian(velocity) - lift + gradient
-    print("RES", [(mean(a**2,grid).sum(1).sqrt()).tolist() for a in (residual,advection,change,nu*laplacian(velocity),gradient)])
     assert mean(residual**2, grid).sum().sqrt() < 1e-2 * mean(advection**2, grid).sum().sqrt()
     assert mean(now[:, 1], grid).abs().max() < 1e-13
 
@@ -246,11 +255,12 @@ def test_time_steps_are_of_fourth_order(plumes):
     state, parameters, grid = plumes
     with torch.no_grad():
         results = [
-            CONVECTION.flow(parameters, grid, 0.5, dtype=torch.float64, inner_dt=0.5 / count)(state) for count in (8, 16, 32, 64)
+            CONVECTION.flow(parameters, grid, 0.5, dtype=torch.float64, inner_dt=0.5 / count)(state)
+            for count in (8, 16, 32, 64)
         ]
     errors = [relative(result[:, [0, 2, 3]], results[-1][:, [0, 2, 3]]) for result in results[:-1]]
     assert errors[0] < 2e-3
-    assert [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)] == pytest.approx([4.0, 4.0], abs=0.35)
+    assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([4.0, 4.0], abs=0.35)
 
 
 def test_default_step_leaves_less_error_than_the_points():
@@ -260,8 +270,10 @@ def test_default_step_leaves_less_error_than_the_points():
     grid = system.grid((64, 32), parameters)
     with torch.no_grad():
         state = system.initial(parameters, grid, noise_of(1), dtype=torch.float64)
-        state = system.flow(parameters, grid, 12.0, dtype=torch.float64)(state)
-        once, fine = (system.flow(parameters, grid, 0.5, dtype=torch.float64, inner_dt=dt)(state) for dt in (None, 1 / 192))
+        state = system.flow(parameters, grid, 12.0, dtype=torch.float64, inner_dt=0.05)(state)
+        once, fine = (
+            system.flow(parameters, grid, 0.5, dtype=torch.float64, inner_dt=dt)(state) for dt in (None, 1 / 192)
+        )
     assert relative(once, fine) < 1e-5
 
 
@@ -273,12 +285,17 @@ def test_points_across_the_layer_converge_spectrally():
         grid = CONVECTION.grid((32, number), parameters)
         x, y = torch.tensor(grid.axes[0].coordinates, dtype=torch.float64)[:, None], chebyshev_points(number)
         state = torch.zeros(1, 4, 32, number, dtype=torch.float64)
-        state[:, 0] = 1 - y + 0.3 * torch.cos(math.pi * x / 2 * 2) * torch.sin(math.pi * y) + 0.1 * torch.sin(math.pi * x / 2) * y * (1 - y)
+        state[:, 0] = (
+            1
+            - y
+            + 0.3 * torch.cos(math.pi * x / 2 * 2) * torch.sin(math.pi * y)
+            + 0.1 * torch.sin(math.pi * x / 2) * y * (1 - y)
+        )
         with torch.no_grad():
             later = CONVECTION.flow(parameters, grid, 4.0, dtype=torch.float64, inner_dt=0.05)(state)
         results.append(later @ chebyshev_interpolation(number, chebyshev_points(16)).T)
     errors = [relative(result, results[-1]) for result in results[:-1]]
-    assert all(after < before / 5 for before, after in zip(errors, errors[1:], strict=False)), errors
+    assert all(after < before / 5 for before, after in pairwise(errors)), errors
     assert errors[-1] < 1e-6
 
 
@@ -309,11 +326,16 @@ def test_initial_law():
     """(1 - y) times its scale, and noise with the same modes on every grid, white on 128 x 32 points; at rest, as in The Well."""
     noise = noise_of(64)
     draws = white_noise(noise, (128, 32))
-    assert draws.std().item() == pytest.approx(math.sqrt(127 / 128 * 30 / 32), rel=5e-3)  # without Nyquist and two degrees
+    assert draws.std().item() == pytest.approx(
+        math.sqrt(127 / 128 * 30 / 32), rel=5e-3
+    )  # without Nyquist and two degrees
     assert draws.std(dim=(0, 1)).max() < 1.3 * draws.std(dim=(0, 1)).min()
     spectrum = torch.fft.rfft(draws, dim=1, norm="forward").abs().square().mean(dim=(0, 2))
     assert (spectrum[:-1] * 128).sub(30 / 32).abs().max() < 0.25  # white along x, the mean included
-    modes = [torch.fft.rfft(white_noise(noise, shape), dim=1, norm="forward")[:, :32] for shape in ((64, 40), (128, 40), (256, 40))]
+    modes = [
+        torch.fft.rfft(white_noise(noise, shape), dim=1, norm="forward")[:, :32]
+        for shape in ((64, 40), (128, 40), (256, 40))
+    ]
     assert relative(modes[0], modes[2]) < 1e-12 and relative(modes[1], modes[2]) < 1e-12
     system = RayleighBenard(buoyancy_scale=0.4, noise=0.0)
     grid = system.grid((64, 32))
@@ -321,7 +343,9 @@ def test_initial_law():
     assert state[:, 1:].abs().max() == 0 and torch.equal(state[0, 0, 0], (0.4 * (1 - chebyshev_points(32))).float())
     usual = CONVECTION.initial(system.info.default_parameters().expand(64, 2), grid, noise)
     y = chebyshev_points(32)
-    assert (usual[:, 0] - (1 - y)).std(dim=(0, 1)) == pytest.approx((1e-3 * 0.7 * y * (1 - y)).tolist(), rel=0.1, abs=2e-7)
+    assert (usual[:, 0] - (1 - y)).std(dim=(0, 1)) == pytest.approx(
+        (1e-3 * 0.7 * y * (1 - y)).tolist(), rel=0.1, abs=2e-7
+    )
 
 
 def outside(shared_data, name):
@@ -335,12 +359,14 @@ def outside(shared_data, name):
     return torch.stack([*parts, *velocity.unbind(-1)], dim=1).double(), settings(values)[0], axes
 
 
-@pytest.mark.parametrize("name", ["rayleigh_benard_Rayleigh_1e6_Prandtl_0.5.hdf5", "rayleigh_benard_Rayleigh_2e6_Prandtl_1.0.hdf5"])
+@pytest.mark.parametrize(
+    "name", ["rayleigh_benard_Rayleigh_1e6_Prandtl_0.5.hdf5", "rayleigh_benard_Rayleigh_2e6_Prandtl_1.0.hdf5"]
+)
 def test_restarts_from_states_of_dedalus_follow_its_runs(shared_data, name):
     """Pointwise over 1.5 time units from four times of a run: another basis, another scheme in time (order 2).
 
-    Errors relative to each field's deviation, measured: buoyancy 0.2 % and velocity 0.1 % after 0.5, both below 0.2 % after 1.5; pressure 0.3 %, as at
-    time 0, since in Dedalus it is that of a stage.
+    Errors relative to each field's deviation, measured: buoyancy and velocity 0.2 % or less; pressure 0.2 to 0.3 %, as at time 0, since
+    in Dedalus it is that of a stage.
     """
     states, parameters, axes = outside(shared_data, name)
     grid = CONVECTION.grid((128, 32), parameters)
@@ -411,7 +437,10 @@ def test_grids_that_lose_the_layers_are_refused():
     for shape in ((least[0] - 1, least[1]), (least[0], least[1] - 1)):
         with pytest.raises(InputError, match=f"at least {least[0]} x {least[1]}"):
             CONVECTION.grid(shape, settings([1e8, 1.0]))
-    assert CONVECTION.grid((512, 128), settings([1e6, 10.0], [1e10, 1.0])).shape == (512, 128)  # The Well's grid and range
+    assert CONVECTION.grid((512, 128), settings([1e6, 10.0], [1e10, 1.0])).shape == (
+        512,
+        128,
+    )  # The Well's grid and range
     with pytest.raises(InputError, match="two-dimensional"):
         CONVECTION.grid((64,))
     with pytest.raises(InputError, match="at least 16 x 16"):
@@ -435,7 +464,12 @@ def test_stored_runs_have_the_names_of_the_well(tmp_path):
     import eddycast
 
     eddycast.simulate(
-        "rayleigh-benard", trajectories=3, steps=3, grid=(32, 24), parameters={"Rayleigh": (1e5, 2e5)}, out=tmp_path / "set"
+        "rayleigh-benard",
+        trajectories=3,
+        steps=3,
+        grid=(32, 24),
+        parameters={"Rayleigh": (1e5, 2e5)},
+        out=tmp_path / "set",
     )
     loader = well.WellDataset(path=str(tmp_path / "set"), well_split_name="train", n_steps_input=1, n_steps_output=2)
     assert loader.metadata.field_names[0] == ["buoyancy", "pressure"]

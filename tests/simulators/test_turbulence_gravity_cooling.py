@@ -71,7 +71,7 @@ class Wave:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_unstable_jeans_mode_grows_at_its_rate(axis):
     """omega^2 = c^2 k^2 - 4 pi G rho < 0 at 20 K (Jeans length 34 pc): delta ~ exp(sigma t) with v = -sigma delta / k, adiabatic."""
-    system, temperature = TurbulenceGravityCooling(cooling=False), 20.0
+    system, temperature = TurbulenceGravityCooling(cooling=False, length=60.0), 20.0
     k = 2 * math.pi / system.length
     sigma = math.sqrt(GRAVITY * 4.45 - GAMMA * temperature / KELVIN * k**2)
     errors = []
@@ -84,7 +84,7 @@ def test_unstable_jeans_mode_grows_at_its_rate(axis):
 
 def test_stable_jeans_mode_swings_at_its_frequency():
     """omega^2 = c^2 k^2 - 4 pi G rho > 0 at 1000 K; gravity slows it by a tenth. A damped cosine obeys a_+ = 2 r cos(w h) a - r^2 a_-."""
-    system, temperature, interval = TurbulenceGravityCooling(cooling=False), 1000.0, 0.08
+    system, temperature, interval = TurbulenceGravityCooling(cooling=False, length=60.0), 1000.0, 0.08
     k = 2 * math.pi / system.length
     sound = math.sqrt(GAMMA * temperature / KELVIN) * k
     frequency = math.sqrt(sound**2 - GRAVITY * 4.45)
@@ -109,10 +109,10 @@ def test_waves_of_cooling_gas_follow_the_dispersion_relation(density):
         r_t = -k w,   w_t = (c^2 (r + s) - 4 pi G rho / k^2 r) k,   s_t = -(gamma - 1) k w - q s - m r,   c^2 = p / rho
     At 2 per cm^3 the gas is unstable at constant pressure, at 44.5 it is cold and falls together.
     """
-    temperature = equilibrium(density)
+    system, temperature = TurbulenceGravityCooling(length=60.0), equilibrium(density)
     value, slope = cooling_function(torch.tensor(temperature, dtype=torch.float64), 1.0)
     q, m = HEATING_RATE * density * slope.item(), HEATING_RATE * density * value.item() / temperature
-    k, squared = 2 * math.pi / TGC.length, temperature / KELVIN
+    k, squared = 2 * math.pi / system.length, temperature / KELVIN
     matrix = torch.tensor(
         [[0.0, 0.0, -k], [-m, -q, -(GAMMA - 1) * k], [(squared - GRAVITY * density / k**2) * k, squared * k, 0.0]],
         dtype=torch.float64,
@@ -122,7 +122,7 @@ def test_waves_of_cooling_gas_follow_the_dispersion_relation(density):
     assert rates[fastest].imag.abs() < 1e-9 and rates[fastest].real > 0
     r, s, w = (vectors[:, fastest] / vectors[0, fastest]).real.tolist()
     assert r == 1.0
-    wave = Wave(TGC, 32, temperature, density=density, parts=(s, w))
+    wave = Wave(system, 32, temperature, density=density, parts=(s, w))
     time = min(0.5, 1.0 / (rates[fastest].real.item() * fall(density)))
     first, last = wave.amplitudes([0.0, time])
     growth = math.log(last / first) / (time * fall(density)) / rates[fastest].real.item()
@@ -230,7 +230,7 @@ def test_mass_and_momentum_stay_to_rounding_and_energy_where_nothing_else_acts(g
 
 def test_gravity_exchanges_potential_for_other_energy():
     """Collapse of a strong wave without cooling: E + rho phi / 2 is kept to a percent of what is exchanged, better on finer grids."""
-    system, drifts = TurbulenceGravityCooling(cooling=False), []
+    system, drifts = TurbulenceGravityCooling(cooling=False, length=60.0), []
     for points in (16, 32):
         wave = Wave(system, points, 20.0)
         state = wave.start.clone()
@@ -366,4 +366,29 @@ def test_simulation_attributes_say_that_the_run_is_transient():
     run = simulate(TGC, trajectories=1, steps=2, grid_shape=(8, 8, 8), initial={"mach": 2})
     assert run.attributes["chaotic"] is False and "warning" not in run.attributes
     assert run.attributes["initial_law"] == "mach=2, slope=4" and run.time_units == "1"
-    assert run.grid.axes[0].units == "pc" and run.grid.axes[2].period == 60
+    assert run.grid.axes[0].units == "pc" and run.grid.axes[2].period == pytest.approx(129.27, abs=0.01)
+    assert TGC.grid(parameters=settings(44.5)).axes[0].period == pytest.approx(60)
+    mixed = TGC.grid((8, 8, 8), torch.stack([settings(2.0), settings(3.0)])).axes[0]
+    assert mixed.period == 1 and mixed.units == "1" and mixed.coordinates[0] == 1 / 16
+
+
+def test_box_and_clock_scale_with_the_density():
+    """Published free-fall times of The Well's set, 6.93, 21.9 and 69.3 million years, to 2 %; the mass in the box is one."""
+    densities = torch.tensor([44.5, 4.45, 0.445], dtype=torch.float64)
+    published = torch.tensor([6.93, 21.9, 69.3], dtype=torch.float64)
+    assert (free_fall_time(densities, GRAVITY) * 0.97779 / published - 1).abs().max() < 0.02
+    sides = TGC.side(densities)
+    assert sides.tolist() == pytest.approx([60, 129, 278], rel=0.01)
+    assert (densities * sides**3).tolist() == pytest.approx([44.5 * 60**3] * 3)
+
+
+def test_without_cooling_and_gravity_flows_scale():
+    """Twice the box at twice the speed and four times the temperature is the same flow."""
+    small, large = (TurbulenceGravityCooling(gravity=False, cooling=False, length=side) for side in (60.0, 120.0))
+    state = random_states(small, settings()[None])[0]
+    scale = torch.tensor([1.0, 4.0, 4.0, 2.0, 2.0, 2.0], dtype=torch.float64)[:, None, None, None]
+    ends = [
+        system.flow(settings(), system.grid((8, 8, 8)), 0.1, dtype=torch.float64)(start)
+        for system, start in ((small, state), (large, scale * state))
+    ]
+    assert ((ends[1] - scale * ends[0]).abs() / ends[1].abs().amax(dim=SPACE, keepdim=True)).max() < 1e-11

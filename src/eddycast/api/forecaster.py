@@ -297,14 +297,22 @@ class Forecaster:
             steps: Leads 1 ... steps; None for what the recipe evaluates, or as many as there are.
             progress: Called with (done, total).
 
-        Raises: InputError for a run without autoencoder, or data that do not fit it.
+        Raises: InputError for a run without autoencoder, data that do not fit it, or more steps than there are states.
         """
         if self.run is None:
             raise InputError(f"{self.name} has no autoencoder: reconstruct takes a run.")
         _, space = autoencoder_of(self.run)
         self.run.check(dataset)
-        wanted = steps or min(self.default_steps, min(map(len, dataset.segments(split))) - 1)
-        initial = dataset.initial(split, start=start, leads=wanted).resolved(1)
+        longest = min(self.default_steps, min(map(len, dataset.segments(split))) - 1) if steps is None else steps
+        initial = dataset.initial(split, start=start, leads=longest if start == "all" else 0).resolved(1)
+        frames = [] if initial.frames is None else initial.frames.tolist()
+        room = min(segment.stop - 1 - frame for segment, frame in zip(initial.segments, frames, strict=True))
+        wanted = min(longest, room) if steps is None else steps
+        if not 1 <= wanted <= room:
+            raise InputError(
+                f"The split {split!r} has {room} states after the first one, {wanted} were asked for: start earlier, or ask for "
+                "fewer steps."
+            )
         leads = torch.arange(1, wanted + 1, dtype=torch.float64)
         states = []
         for case in range(len(initial)):

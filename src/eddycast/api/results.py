@@ -19,6 +19,7 @@ from eddycast.data import Dataset
 from eddycast.errors import InputError
 from eddycast.evaluation import Scores, passed_through
 from eddycast.files import stage_of, staged_directory, write_bytes
+from eddycast.recipes import autoencoder_of
 
 
 def evaluate(
@@ -50,16 +51,21 @@ def evaluate(
 
 
 def auto_encoded(truth: Data, run: str | Path | Forecaster, *, device: str = "cpu") -> Dataset:
-    """Data as the space of a run gives them back: frames are encoded and decoded when they are read.
+    """Data as the autoencoder of a run gives them back: frames are encoded and decoded when they are read.
 
-    Raises: InputError for what is no run, and for data that do not fit it.
+    Args:
+        truth: Physical data, opened or a path.
+        run: An autoencoder, or an emulator in latent space.
+        device: Where it computes.
+
+    Raises: InputError for a run without autoencoder, and for data that do not fit it.
     """
-    forecaster, dataset = load(run, device=device), opened(truth)
+    forecaster = load(run, device=device)
     if forecaster.run is None:
-        raise InputError(f"{forecaster.name} has no autoencoder: pass the truth through a run.")
+        raise InputError(f"{forecaster.name} has no autoencoder: --through takes a run with one.")
+    _, space = autoencoder_of(forecaster.run)
+    dataset = opened(truth)
     forecaster.run.check(dataset)
-    own = getattr(forecaster.run, "space", None)  # of runs that are an autoencoder and nothing else
-    space = forecaster.run.emulator.space if own is None else own
     return passed_through(dataset, space, forecaster.name, device=device)
 
 

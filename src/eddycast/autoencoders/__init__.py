@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from eddycast.autoencoders.augmentation import KINDS, Components, View, draw_view, flip, permute, roll
 from eddycast.autoencoders.convolutional import Autoencoder, AutoencoderConfig
-from eddycast.autoencoders.layers import SATURATIONS, ResidualScale, compression, depth_to_space, latent_points, space_to_depth
+from eddycast.autoencoders.layers import (
+    SATURATIONS,
+    ResidualScale,
+    compression,
+    depth_to_space,
+    latent_points,
+    space_to_depth,
+)
 from eddycast.autoencoders.losses import LOSSES, mae, variance_normalised, vmse, vrmse
 
 __all__ = [

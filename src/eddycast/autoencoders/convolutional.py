@@ -51,6 +51,10 @@ class AutoencoderConfig:
                 f"channels and latent_channels must be positive and blocks not negative, got {self.channels}, "
                 f"{self.latent_channels} and {self.blocks}."
             )
+        if self.blocks and min(self.channels) < 2:
+            raise ValueError(
+                f"residual blocks normalise over channels and need at least 2 on each level, got {self.channels}."
+            )
         choices = (
             ("padding", ("boundary", "zeros")),
             ("init", ("identity", "default")),

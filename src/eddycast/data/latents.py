@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from torch import Tensor
 
 from eddycast.data.clock import PlainClock
 from eddycast.data.dataset import Dataset, Field, Segment
-from eddycast.data.well_source import open_hdf5
+from eddycast.data.well_source import open_hdf5, require_plain
 from eddycast.errors import InputError, reading
 from eddycast.files import atomic_output, read_object, write_json
-from eddycast.grid import Axis, Grid
+from eddycast.grid import LARGEST, Axis, Grid
 
 FORMAT = 1
 MANIFEST, STATES = "manifest.json", "latents.hdf5"
+AGAIN = "encode the data again"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class LatentSource:
         process = os.getpid()
         if process not in self.handles:
             self.handles[process] = open_hdf5(self.path)
-        with reading(f"{self.path}: piece {trajectory}"):
+        with reading(f"{self.path}: piece {trajectory}", AGAIN):
             states: Any = self.handles[process][str(trajectory)]
             return torch.from_numpy(states[start:stop:stride])
 
@@ -115,7 +116,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a cache. Raises: InputError for a directory that is none, or of a later format."""
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path} is no cache of latents: expected {MANIFEST} in it; `eddycast encode` makes one.")
-    content = read_object(path / MANIFEST, "format", "grid", "pieces", "provenance", "dt", "time_units")
+    keys = ("format", "grid", "pieces", "provenance", "dt", "time_units", "cycle", "parameter_names")
+    content = read_object(path / MANIFEST, *keys)
     if content["format"] != FORMAT:
         raise InputError(f"{path} has format {content['format']}, this eddycast reads {FORMAT}: encode the data again.")
     return content
@@ -124,36 +126,75 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def open_latents(path: Path) -> Dataset:
     """A cache as a data set in latent space, lazy. Raises: InputError for a damaged one."""
     content = read_manifest(path)
-    with reading(f"{path / MANIFEST}"):
-        pieces = [
-            Piece(**{**entry, "boundary": tuple(map(tuple, entry["boundary"])), "parameters": tuple(entry["parameters"])})
-            for entry in content["pieces"]
-        ]
-        grid = Grid.from_dict(content["grid"], str(path / MANIFEST))
-        names = tuple(content["parameter_names"])
+    grid = Grid.from_dict(content["grid"], str(path / MANIFEST))
+    with reading(path / MANIFEST, AGAIN, kind="manifest"):
+        clock = _clock(content)
+        names = _texts(content["parameter_names"])
+        pieces = [_restored(entry, len(names), len(grid.axes)) for entry in content["pieces"]]
+    lengths = tuple(piece.stop - piece.start for piece in pieces)
     with open_hdf5(path / STATES) as file:
-        with reading(f"{path / STATES}"):
-            shapes = {tuple(file[str(number)].shape) for number in range(len(pieces))}
-            lengths = tuple(piece.stop - piece.start for piece in pieces)
-            whole = all(file[str(number)].shape[0] == length for number, length in enumerate(lengths))
-        channels = {shape[1] for shape in shapes}
-    if len(channels) != 1 or any(shape[2:] != grid.shape for shape in shapes) or not whole:
+        require_plain(file)
+        with reading(path / STATES, AGAIN):
+            channels = {_channels(file[str(number)], length, grid) for number, length in enumerate(lengths)}
+    if len(channels) != 1 or None in channels:
         raise InputError(f"{path / STATES} does not hold what {MANIFEST} says: encode the data again.")
     splits: dict[str, list[Segment]] = {}
     for number, piece in enumerate(pieces):
         splits.setdefault(piece.split, []).append(Segment(number, 0, lengths[number]))
-    dt = float(content["dt"])
     return Dataset(
         LatentSource(path / STATES, lengths),
-        tuple(Field(f"latent_{channel}") for channel in range(channels.pop())),
+        tuple(Field(f"latent_{channel}") for channel in range(channels.pop() or 0)),
         grid,
-        PlainClock(dt, content["time_units"], tuple(piece.step * dt for piece in pieces), content["cycle"]),
+        replace(clock, origins=tuple(piece.step * clock.dt for piece in pieces)),
         {split: tuple(segments) for split, segments in splits.items()},
         names,
         torch.tensor([piece.parameters for piece in pieces], dtype=torch.float32).reshape(len(pieces), len(names)),
         attributes={"path": str(path)},
-        boundaries=torch.tensor([piece.boundary for piece in pieces]),
+        boundaries=torch.tensor([piece.boundary for piece in pieces], dtype=torch.float32),
     )
+
+
+def _channels(states: Any, frames: int, grid: Grid) -> int | None:
+    """Channels of the array of a piece; None where it is no such array."""
+    if not isinstance(states, h5py.Dataset) or states.is_virtual or states.external is not None:
+        return None
+    shape = tuple(states.shape or ())
+    fits = len(shape) == 2 + len(grid.shape) and shape[0] == frames and shape[2:] == grid.shape
+    return shape[1] if fits and shape[1] > 0 and states.dtype == "float32" else None
+
+
+def _clock(content: dict[str, Any]) -> PlainClock:
+    """The clock of a manifest, without origins. Raises: ValueError for one that cannot be."""
+    dt, cycle, units = content["dt"], content["cycle"], content["time_units"]
+    if not (_is_number(dt) and dt > 0 and isinstance(units, str)):
+        raise ValueError("dt or time_units cannot be")
+    if not (cycle is None or (_is_number(cycle) and cycle > 0)):
+        raise ValueError("cycle cannot be")
+    return PlainClock(float(dt), units, (), cycle)
+
+
+def _restored(entry: Any, parameters: int, axes: int) -> Piece:
+    """A piece from the plain values of a manifest. Raises: ValueError, or what Python raises, for one that cannot be."""
+    sides = tuple(tuple(map(float, side)) for side in entry["boundary"])
+    piece = Piece(**{**entry, "boundary": sides, "parameters": tuple(map(float, entry["parameters"]))})
+    counts = (piece.trajectory, piece.start, piece.stop, piece.view)
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        raise ValueError("a piece has a number that cannot be")
+    if piece.stop <= piece.start or not isinstance(piece.split, str) or not _is_number(piece.step):
+        raise ValueError("a piece has a place that cannot be")
+    if len(piece.parameters) != parameters or len(sides) != axes or any(len(side) != 2 for side in sides):
+        raise ValueError("a piece has other parameters or axes than the cache")
+    return piece
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("names must be words")
+    return tuple(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def coarse_grid(grid: Grid, shape: tuple[int, ...]) -> Grid:

@@ -206,16 +206,22 @@ def log_offsets(dataset: Dataset, log: Mapping[str, float]) -> tuple[float | Non
     return tuple(log.get(name) for name in dataset.field_names) if log else ()
 
 
-def _shared(total: Tensor, scale: Tensor, vectors: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean 0 and one scale, about 0, for the components of each vector: then flips and exchanges of axes are those of the state."""
-    total, square = total.clone(), scale.square() + total[0].square()
-    scale = scale.clone()
-    for vector in {name for name in vectors if name}:
-        channels = [channel for channel, name in enumerate(vectors) if name == vector]
-        total[:, channels] = 0
-        scale[channels] = square[channels].mean(dim=0, keepdim=True).sqrt()
-    return total, scale
+def _shared(scale: Tensor, square: Tensor, vectors: Sequence[str]) -> Tensor:
+    """Scales (channel, ones) with one, the rms `square` (channel,) about 0, for the components of each vector.
 
+    Flips and exchanges of axes are then those of the state.
+    """
+    scale = scale.clone()
+    for channels in _components(vectors):
+        together = square[channels].mean().sqrt()
+        scale[channels] = torch.where(together > 0, together, torch.ones_like(together))
+    return scale
+
+
+def _components(vectors: Sequence[str]) -> list[list[int]]:
+    """Channels of each vector."""
+    names = dict.fromkeys(name for name in vectors if name)
+    return [[channel for channel, own in enumerate(vectors) if own == name] for name in names]
 
 
 def _basis(phase: Tensor, harmonics: int) -> Tensor:
@@ -335,6 +341,12 @@ def statistics(
     if vectors == "shared" and (mean, std) != ("field", "field"):
         raise InputError(f"space.vectors=shared needs space.mean=field and space.std=field, got {mean} and {std}.")
     offsets = log_offsets(dataset, log or {})
+    if vectors == "shared" and (
+        turned := [item.name for item in dataset.fields if item.vector and item.name in (log or {})]
+    ):
+        raise InputError(
+            f"space.log names {turned[0]!r}, a component of a vector, which has a sign: leave it out, or set space.vectors=separate."
+        )
     dataset = replace(dataset, source=LogSource(dataset.source, offsets, dataset.field_names)) if offsets else dataset
     notes: list[str] = []
     if mean == "cycle" and dataset.cycle is None:
@@ -374,6 +386,9 @@ def statistics(
     if std == "pixel":
         scale = torch.maximum(variance.sqrt(), SMALLEST_RATIO * scale)
         scale = torch.where(constant.reshape(-1, *ones), torch.ones_like(scale), scale)
+    whose = [item.vector for item in dataset.fields] if vectors == "shared" else []
+    if whose:
+        scale = _shared(scale, average(variance) + average(coefficients[0] + shift) ** 2, whose)
     increment = average(change / scale**2) - average(change_mean / scale) ** 2
     increment_std = increment.clamp(min=0).sqrt()
     still = increment_std <= NO_VARIANCE
@@ -388,8 +403,8 @@ def statistics(
         # land gets the field's mean: any finite number would do, this one keeps averages readable
         total = torch.where(valid, total, average(total).reshape(*total.shape[:2], *ones))
     scale = torch.where(valid, scale, torch.ones_like(scale)) if std == "pixel" else scale
-    if vectors == "shared":
-        total, scale = _shared(total, scale, [item.vector for item in dataset.fields])
+    for channels in _components(whose):
+        total[:, channels] = 0
     return Normalisation(
         total.float().contiguous(), scale.float(), increment_std.float(), dataset.field_names, tuple(notes), offsets
     )

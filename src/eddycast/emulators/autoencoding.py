@@ -29,8 +29,8 @@ class AutoencodingConfig(AutoencoderConfig):
     Args:
         loss: A key of `autoencoders.LOSSES`: `vmse` as published, `vrmse` its root, `mae`.
         augment: Views that are drawn of a batch in each step, of `autoencoders.KINDS`.
-        residual_width: Width of a small network that learns, in a second stage, how far a reconstruction is from the state at each point, so
-            that forecasts can be dressed with what compression has lost (`LatentSpace.dressed`); 0 leaves it out.
+        residual_width: Width of a small network that learns, in a second stage, how far a reconstruction is from the state at each
+            point, so that forecasts can be dressed with what compression has lost (`LatentSpace.dressed`); 0 leaves it out.
         Others as in `AutoencoderConfig`.
     """
 
@@ -84,6 +84,7 @@ class Autoencoding(nn.Module):
         """Negative log-likelihood of what the reconstruction misses, N(0, scale^2) at each point."""
         assert self.residual is not None, "there is no such stage without it"
         x = self._view(batch)
+        self.network.eval()  # what it loses in use: dropout belongs to the first stage
         with torch.no_grad():
             again, _ = self.network(x)
         scale = self.residual(again)

@@ -46,8 +46,9 @@ class ConditionedNetwork(nn.Module):
 
     Scalars are, in this order: those of the caller, parameters standardised with training statistics, codes of the boundaries (`wall` 0,
     `open` 1, `periodic` 2; lower and upper side of each axis), cosine and sine of the phase of the cycle at the origin of the conditions.
-    Static fields and the mask of valid points are added to each frame as channels, in a latent space averaged over the points of each latent
-    one. The output is 0 at points that are not valid: no loss sees them, and what an untrained point says would feed back in a rollout.
+    Static fields and the mask of valid points are added to each frame as channels, in a latent space averaged over the points of each
+    latent one. The output is 0 at points that are not valid: no loss sees them, and what an untrained point says would feed back in a
+    rollout.
 
     Args:
         in_frames, out_frames, in_channels, out_channels, num_scalars, shared_channels: As in `networks.Network`, without what the

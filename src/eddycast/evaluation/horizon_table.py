@@ -47,7 +47,7 @@ def horizons_table(scores: Scores, own: tuple[str, ...] = ()) -> list[str]:
         for name, title in (*COLUMNS, *((name, name) for name in own))
         if name in known and np.isfinite(pooled["horizon_means"].sel(score=name).values).any()
     ]
-    fields = f"mean of {len(scores.fields)} fields" if len(scores.fields) > 1 else scores.fields[0]
+    fields = ", ".join(scores.fields) if len(scores.fields) == 1 else f"mean of {len(scores.fields)} fields"
     lines = [
         f"Horizons (lead numbers in steps of the data, both ends included), {fields}; CRPS and Wasserstein in climatological "
         "standard deviations:"

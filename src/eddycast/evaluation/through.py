@@ -71,7 +71,7 @@ def passed_through(
 
     Args:
         data: The truth.
-        space: Of a run: an autoencoder, or a normalisation (which changes nothing but the last digits).
+        space: An autoencoder on top of a normalisation; a normalisation alone changes nothing but the last digits.
         name: What to call it; stands in the attributes.
         device: Where the space computes.
         chunk: Frames at once; None for as many as have a million points.

@@ -40,7 +40,9 @@ def exact_riemann(left: Gas, right: Gas, gamma: float, speeds: Tensor) -> Tensor
     xi = speeds.to(torch.float64)
     on_left = _wave(left, pressure, velocity, gamma, xi)
     mirrored = Gas(right.density, -right.velocity, right.pressure)
-    on_right = _wave(mirrored, pressure, -velocity, gamma, -xi) * xi.new_tensor([1.0, -1.0, 1.0]).reshape(3, *[1] * xi.ndim)
+    on_right = _wave(mirrored, pressure, -velocity, gamma, -xi) * xi.new_tensor([1.0, -1.0, 1.0]).reshape(
+        3, *[1] * xi.ndim
+    )
     return torch.where(xi < velocity, on_left, on_right)
 
 
@@ -53,7 +55,9 @@ def star_state(left: Gas, right: Gas, gamma: float) -> tuple[float, float]:
     """
     jump = right.velocity - left.velocity
     if jump >= 2 / (gamma - 1) * (left.sound(gamma) + right.sound(gamma)):
-        raise ValueError(f"{left} and {right} part so fast that they leave a vacuum: there is no pressure between them.")
+        raise ValueError(
+            f"{left} and {right} part so fast that they leave a vacuum: there is no pressure between them."
+        )
     power = (gamma - 1) / (2 * gamma)
     sounds = left.sound(gamma), right.sound(gamma)
     # Start: exact for two rarefactions, too high where there are shocks; one step leads below the root, from where the rest climbs.
@@ -87,7 +91,9 @@ def _wave(gas: Gas, pressure: float, velocity: float, gamma: float, xi: Tensor) 
     shape = (3, *[1] * xi.ndim)
     if pressure > gas.pressure:
         weak = (gamma - 1) / (gamma + 1)
-        inner = torch.tensor([gas.density * (ratio + weak) / (weak * ratio + 1), velocity, pressure], dtype=torch.float64)
+        inner = torch.tensor(
+            [gas.density * (ratio + weak) / (weak * ratio + 1), velocity, pressure], dtype=torch.float64
+        )
         speed = gas.velocity - sound * math.sqrt((gamma + 1) / (2 * gamma) * ratio + (gamma - 1) / (2 * gamma))
         return torch.where(xi < speed, outer.reshape(shape), inner.reshape(shape))
     inner = torch.tensor([gas.density * ratio ** (1 / gamma), velocity, pressure], dtype=torch.float64)

@@ -96,7 +96,9 @@ def dirichlet_modes(number: int) -> Modes:
         basis[j, j], basis[j + 2, j] = 1.0, -1.0
     (mass,), (stiffness,) = _products(basis, number, 0), _products(basis, number, 1)
     basis = basis / stiffness.diagonal().sqrt()
-    return _decoupled(basis, mass / (stiffness.diagonal().outer(stiffness.diagonal())).sqrt(), torch.eye(number - 2).double())
+    return _decoupled(
+        basis, mass / (stiffness.diagonal().outer(stiffness.diagonal())).sqrt(), torch.eye(number - 2).double()
+    )
 
 
 def neumann_modes(number: int) -> Modes:

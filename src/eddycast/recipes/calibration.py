@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eddycast import metrics
-from eddycast.conditions import Conditions
 from eddycast.autoencoders import vrmse
+from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Normalisation
 from eddycast.emulators import Autoencoding, Emulator, ScoringConfig
 from eddycast.recipes.recipe import EvaluationSettings, Recipe

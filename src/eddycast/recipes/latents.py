@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eddycast.autoencoders import Components, View, draw_view
-from eddycast.data import Dataset, Piece, Segment, coarse_grid, open_latents, read_manifest, write_latents
+from eddycast.autoencoders import AutoencoderConfig, Components, View, draw_view
+from eddycast.data import (
+    Dataset,
+    Normalisation,
+    Piece,
+    Segment,
+    coarse_grid,
+    open_latents,
+    read_manifest,
+    write_latents,
+)
 from eddycast.emulators import Autoencoding, LatentSpace
 from eddycast.errors import InputError
 from eddycast.recipes.run import Run
@@ -151,8 +161,8 @@ def provenance(run: Run, dataset: Dataset, copies: int) -> dict[str, Any]:
     """What the latents in a cache depend on, as plain values."""
     model, space = autoencoder_of(run)
     return {
-        "autoencoder": digest(model.state_dict()),
-        "statistics": digest(space.inner.to_tensors()),  # type: ignore[attr-defined]
+        "autoencoder": digest(model.network.state_dict(), architecture(model)),
+        "statistics": digest(space.inner.to_tensors(), repr(space.inner.offsets)),  # type: ignore[attr-defined]
         "fields": list(dataset.field_names),
         "grid": list(dataset.grid.shape),
         "dt": dataset.dt,
@@ -195,9 +205,15 @@ def open_cache(path: Path, run: Run, dataset: Dataset, copies: int | None = None
     return open_latents(path)
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """First digits of a SHA-256 of names, shapes and bytes."""
-    total = hashlib.sha256()
+def architecture(model: Autoencoding) -> str:
+    """What else than its weights the latents of an autoencoder depend on, and the views in which states are encoded."""
+    names = sorted({item.name for item in fields(AutoencoderConfig)} - {"dropout"} | {"augment"})
+    return repr([(name, getattr(model.config, name)) for name in names])
+
+
+def digest(tensors: dict[str, Tensor], more: str = "") -> str:
+    """First digits of a SHA-256 of names, shapes and bytes, and of more text."""
+    total = hashlib.sha256(more.encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -217,6 +233,18 @@ def data_digest(dataset: Dataset) -> str:
     return total.hexdigest()[:16]
 
 
+def require_encodable(model: Autoencoding, dataset: Dataset, space: Normalisation) -> None:
+    """Raises: InputError for land, a grid that the levels do not divide, and views of states with maps of means that do not move."""
+    require_whole(dataset)
+    model.network.latent_shape(dataset.grid.shape)
+    maps = space.mean[0].numel() > 1 or space.std[0].numel() > 1
+    if model.config.augment and maps:
+        raise InputError(
+            f"augment ({', '.join(model.config.augment)}) moves states, but not the maps of their mean and spread: set space.mean=field "
+            "and space.std=field, or leave augment empty."
+        )
+
+
 def require_whole(dataset: Dataset) -> None:
     """Raises: InputError for data with points that are not valid: what an autoencoder makes of land would leak into the sea."""
     if dataset.valid is not None:
@@ -224,4 +252,3 @@ def require_whole(dataset: Dataset) -> None:
             "Latents need fields that are defined everywhere; these data have points without values (land): train in "
             "physical space, or fill them."
         )
-

@@ -111,7 +111,8 @@ def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:
         space = LatentSpace(space, model.network, model.residual)
     elif recipe.autoencoder is not None:
         inner = load_run(path / AUTOENCODER, f"{name}/{AUTOENCODER}", device)
-        if not isinstance(inner.model, Autoencoding) or inner.data["fields"] != config["data"]["fields"]:
+        strange = config["provenance"].get("autoencoder", inner.fingerprint()) != inner.fingerprint()
+        if strange or not isinstance(inner.model, Autoencoding) or inner.data["fields"] != config["data"]["fields"]:
             raise InputError(f"{inner.path} is not the autoencoder of {name}: restore it or train again.")
         space, autoencoder = inner.space, inner.model
     guard = read_guard(files, len(fields), grid)

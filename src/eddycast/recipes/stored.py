@@ -81,11 +81,18 @@ def read_config(files: RunDirectory, name: str) -> tuple[dict[str, Any], ModelSh
         "shape.parameter_std": len(shape.parameter_std) == len(shape.parameter_mean)
         and all(std > 0 for std in shape.parameter_std),
         "shape.cyclic": shape.cyclic == (content.data.cycle is not None),
+        "shape.vectors": _pointing(shape, len(grid.axes)),
         "shape.static": 0 <= shape.static <= 1 + _stored_static(files),
     }
     if wrong := [key for key, fine in fits.items() if not fine]:
         raise _edited(files, f"{wrong[0]} does not fit the data that it describes")
     return config, shape
+
+
+def _pointing(shape: ModelShape, axes: int) -> bool:
+    """Whether the directions of the channels, where they are told, are those of as many channels and axes as there are."""
+    known = len(shape.vectors) == len(shape.vector_axes) in (0, shape.channels)
+    return known and all(axis is None or 0 <= axis < axes for axis in shape.vector_axes)
 
 
 def _stored_static(files: RunDirectory) -> int:

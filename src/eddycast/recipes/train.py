@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eddycast import distributed
 from eddycast.autoencoders import Components
 from eddycast.conditions import Conditions
-from eddycast.data import Dataset, Normalisation, WindowBatches, statistics
+from eddycast.data import Dataset, Normalisation, WindowBatches, read_manifest, statistics
 from eddycast.emulators import (
     Autoencoding,
     AutoencodingConfig,
@@ -31,14 +31,23 @@ from eddycast.emulators import (
     Space,
     SpectralGuard,
     Trainable,
+    build_model,
 )
 from eddycast.errors import InputError
 from eddycast.files import staged_directory, write_json
 from eddycast.progress import progress_bar
 from eddycast.recipes.calibration import calibrated, reconstruction_error, validation
-from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_whole
+from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from eddycast.recipes.run import AUTOENCODER, Run, check_compatible, load_run, load_weights, seeded_model
+from eddycast.recipes.run import (
+    AUTOENCODER,
+    Run,
+    check_compatible,
+    load_run,
+    load_weights,
+    require_possible,
+    seeded_model,
+)
 from eddycast.recipes.stored import read_config, read_space
 from eddycast.training import (
     FREE_SETTINGS,
@@ -73,8 +82,8 @@ def train_recipe(
     """Train what a recipe says on a data set and leave a run directory.
 
     A recipe in latent space trains its autoencoder first, as a run of its own within the directory, then encodes the training split
-    once, then trains the emulator on windows of latents. Processes that have joined (`distributed.process_group`) all call it; the first one
-    alone writes.
+    once, then trains the emulator on windows of latents. Processes that have joined (`distributed.process_group`) all call it; the
+    first one alone writes.
 
     Args:
         stage: Only this stage, from the weights that are in the directory (or in `init`).
@@ -102,6 +111,11 @@ def train_recipe(
             space = statistics(dataset, "train", **recipe.statistics)
             material = Material(dataset, space, space, space, dataset)
         else:
+            require_possible_stages(recipe, dataset, stage)
+            if latents is not None:
+                read_manifest(latents)  # before an autoencoder is trained
+                if autoencoder is None and init is None and not is_finished(directory / AUTOENCODER):
+                    raise InputError("Latents belong to the autoencoder that made them: pass its run as --autoencoder.")
             encoder = prepared_autoencoder(recipe, dataset, directory, autoencoder, init, resume, device, observer)
             if stage == AUTOENCODER:
                 return Position(stage=AUTOENCODER, done=0, complete=True)
@@ -120,6 +134,7 @@ class Material:
         statistics: The normalisation in it.
         training_space: From `windows` to model space.
         windows: Where windows of the training split come from: the data, or their latents.
+        encoder: The run of the autoencoder, in latent space.
     """
 
     dataset: Dataset
@@ -127,6 +142,7 @@ class Material:
     statistics: Normalisation
     training_space: Space
     windows: Dataset
+    encoder: Run | None = None
 
 
 def prepared_autoencoder(
@@ -141,7 +157,8 @@ def prepared_autoencoder(
 ) -> Run:
     """The run of the autoencoder within a run directory: there already, copied in, or trained now.
 
-    Raises: InputError for one that is given and differs from the one that is there, or has not finished.
+    Raises: InputError for one that is given and differs from the one that is there, or has not finished; for settings other than those
+        with which the one that is there was trained.
     """
     assert recipe.autoencoder is not None, "checked by the caller"
     require_whole(dataset)
@@ -149,8 +166,11 @@ def prepared_autoencoder(
     source = given if given is not None else init
     inner = None if source is None else source / AUTOENCODER if (source / AUTOENCODER).is_dir() else source
     finished = is_finished(place)
+    if finished and source is None and RunDirectory(place).checkpoint.exists():
+        require_same_autoencoder(recipe, load_run(place, name))
     if finished and given is not None and inner is not None:
-        if load_run(inner, str(given)).fingerprint() != load_run(place, name).fingerprint():
+        wanted = load_run(inner, str(given)).fingerprint()
+        if load_run(place, name).fingerprint() != wanted:
             raise InputError(f"{directory} holds another autoencoder than {given}: choose another --out.")
     if not finished and inner is not None:
         autoencoder_of(load_run(inner, str(source)))  # complains of a run that has none
@@ -176,6 +196,43 @@ def prepared_autoencoder(
     return run
 
 
+def require_same_autoencoder(recipe: Recipe, encoder: Run) -> None:
+    """Raises: InputError where an autoencoder was trained with other settings than the recipe now says."""
+    now, before = recipe_to_dict(recipe), recipe_to_dict(encoder.recipe)
+    changed = differences(before["emulator"], now["autoencoder"]["model"], "autoencoder.model.")
+    if changed := changed + differences(before["space"], now["space"], "space."):
+        raise InputError(
+            f"{encoder.path} was trained with another {', '.join(changed)}: go on with the same settings, or train anew in another --out."
+        )
+
+
+def require_possible_stages(recipe: Recipe, dataset: Dataset, stage: str | None) -> None:
+    """Look at the emulator before its autoencoder is trained: its sizes, windows, and the stage that is asked for.
+
+    Raises: InputError.
+    """
+    assert recipe.autoencoder is not None, "checked by the caller"
+    shape = model_shape(dataset, recipe)
+    require_possible(recipe, shape)
+    with torch.device("meta"):
+        model = build_model(recipe.emulator, shape)
+    assert isinstance(model, Trainable), "families of recipes are trained"
+    require_stage(recipe, stage, [each.name for each in model.stages()])
+    dataset.windows("train", max(each.frames for each in model.stages()))
+    if dataset.static is not None and recipe.autoencoder.copies > 1:
+        raise InputError(
+            f"Other views of the training split would need other views of its static fields ({', '.join(dataset.static_names)}): "
+            "set autoencoder.copies=1."
+        )
+
+
+def require_stage(recipe: Recipe, stage: str | None, names: Sequence[str]) -> None:
+    """Raises: InputError for a stage that a recipe does not have."""
+    known = [AUTOENCODER, *names] if recipe.autoencoder is not None else list(names)
+    if stage is not None and stage not in known:
+        raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(known)}.")
+
+
 def is_finished(place: Path) -> bool:
     """Whether a directory holds a run whose training has come to its end."""
     files = RunDirectory(place)
@@ -198,9 +255,7 @@ def with_autoencoder(recipe: Recipe, encoder: Run) -> Recipe:
     return replace(recipe, autoencoder=stage, space=encoder.recipe.space)
 
 
-def latent_material(
-    recipe: Recipe, encoder: Run, dataset: Dataset, directory: Path, given: Path | None
-) -> Material:
+def latent_material(recipe: Recipe, encoder: Run, dataset: Dataset, directory: Path, given: Path | None) -> Material:
     """The training split in latent space: from a cache that is given, or one in the run directory, which is made if need be."""
     assert recipe.autoencoder is not None and isinstance(encoder.space, LatentSpace), "an autoencoder was loaded"
     copies = recipe.autoencoder.copies
@@ -214,7 +269,8 @@ def latent_material(
     windows = open_cache(place, encoder, dataset, copies)
     inner = encoder.space.inner
     assert isinstance(inner, Normalisation), "runs are normalised by statistics"
-    return Material(dataset, encoder.space, inner, IdentitySpace(), windows)
+    windows = replace(windows, static=dataset.static, static_names=dataset.static_names)  # networks average them
+    return Material(dataset, encoder.space, inner, IdentitySpace(), windows, encoder)
 
 
 def _train(
@@ -232,6 +288,8 @@ def _train(
     shape = model_shape(dataset, recipe)
     model = seeded_model(recipe, shape).to(device)
     assert isinstance(model, Trainable), "families of recipes are trained"
+    if isinstance(model, Autoencoding):
+        require_encodable(model, dataset, space)
     stages = model.stages()
     frames = max(each.frames for each in stages)
     if resume:
@@ -243,10 +301,7 @@ def _train(
     guarded = recipe.guard and plain and material.windows is dataset and not isinstance(model, Autoencoding)
     guard = SpectralGuard.fit(sample, dataset.grid.periodic) if guarded else None
     if stage is not None:
-        names = [each.name for each in stages]
-        if stage not in names:
-            known = [AUTOENCODER, *names] if recipe.autoencoder is not None else names
-            raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(known)}.")
+        require_stage(recipe, stage, [each.name for each in stages])
         stages = tuple(each for each in stages if each.name == stage)
     start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
     if start is not None:
@@ -257,6 +312,8 @@ def _train(
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
+    if material.encoder is not None:
+        provenance["autoencoder"] = material.encoder.fingerprint()
     training = Training(
         model=model,
         space=material.training_space,
@@ -334,7 +391,9 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
     parameters = parameters if recipe.tell_parameters else parameters[:, :0]
     std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
     static = 0 if dataset.static is None else len(dataset.static)
-    vectors = vector_components(dataset, recipe.emulator.augment) if isinstance(recipe.emulator, AutoencodingConfig) else None
+    vectors = (
+        vector_components(dataset, recipe.emulator.augment) if isinstance(recipe.emulator, AutoencodingConfig) else None
+    )
     return ModelShape(
         channels=len(dataset.fields) if recipe.autoencoder is None else recipe.autoencoder.model.latent_channels,
         periodic=dataset.grid.periodic,
@@ -354,8 +413,15 @@ def vector_components(dataset: Dataset, augment: Sequence[str]) -> Components:
     for item, axis in zip(dataset.fields, found.axis, strict=True):
         if item.vector and axis is None and set(augment) & {"flip", "permute"}:
             raise InputError(
-                f"{item.name!r} is a component of {item.vector!r}, but its name tells no axis of {', '.join(dataset.grid.names)}: flips and "
-                "permutations would turn it wrongly; leave them out of augment."
+                f"{item.name!r} is a component of {item.vector!r}, but its name tells no axis of {', '.join(dataset.grid.names)}: flips "
+                "and permutations would turn it wrongly; leave them out of augment."
+            )
+    for vector in {name for name in found.vector if name}:
+        given = {axis for axis, name in zip(found.axis, found.vector, strict=True) if name == vector}
+        if len(given) < len(dataset.grid.axes) and "permute" in augment:
+            raise InputError(
+                f"The vector {vector!r} lacks a component along some of {', '.join(dataset.grid.names)}: permutations would exchange it "
+                "with nothing; leave them out of augment."
             )
     return found
 
@@ -385,9 +451,7 @@ def sample_states(dataset: Dataset, space: Space, count: int) -> tuple[Tensor, T
     return space.encode(states, conditions, lead)[:, 0], None if phase is None else phase[:, 0]
 
 
-def write_components(
-    files: RunDirectory, model: nn.Module, space: Normalisation, guard: SpectralGuard | None
-) -> None:
+def write_components(files: RunDirectory, model: nn.Module, space: Normalisation, guard: SpectralGuard | None) -> None:
     write_tensors(files.component("model"), model.state_dict())
     write_tensors(files.component("space"), space.to_tensors())
     write_json(files.normalization, space.summary())

@@ -12,7 +12,7 @@ import difflib
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
 from eddycast.simulators.burgers import Burgers
-from eddycast.simulators.euler import EulerMultiQuadrants
+from eddycast.simulators.euler import EulerOpen, EulerPeriodic
 from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.kolmogorov_flow import KolmogorovFlow
@@ -35,8 +35,8 @@ SYSTEMS: dict[str, System] = {
     "navier-stokes-3d": NavierStokes3D(),
     "rayleigh-benard": RayleighBenard(),
     "turbulence-gravity-cooling": TurbulenceGravityCooling(),
-    "euler-multi-quadrants-periodic": EulerMultiQuadrants("periodic"),
-    "euler-multi-quadrants-open": EulerMultiQuadrants("open"),
+    "euler-multi-quadrants-periodic": EulerPeriodic(),
+    "euler-multi-quadrants-open": EulerOpen(),
 }
 
 
@@ -57,7 +57,8 @@ __all__ = [
     "SYSTEMS",
     "AdvectionDiffusion",
     "Burgers",
-    "EulerMultiQuadrants",
+    "EulerOpen",
+    "EulerPeriodic",
     "FieldInfo",
     "Flow",
     "InitialInfo",

@@ -2,9 +2,9 @@
 
     velocity (u, v) = sum_kj s_kj (g_kj'(y), -i k g_kj(y)) exp(i k x),    buoyancy b = 1 - y + sum_kj t_kj X_j(y) exp(i k x)
 
-Every such state has no divergence, rests at the walls and has their buoyancy. Diffusion multiplies each coefficient by a rate, the velocity
-modes are orthonormal (energy = sum |s|^2 / 2), and projecting the equations on the modes removes the pressure. The mean flow along x, k = 0,
-consists of Dirichlet modes.
+Every such state has no divergence, rests at the walls and has their buoyancy. Diffusion multiplies each coefficient by a rate, the
+velocity modes are orthonormal (energy = sum |s|^2 / 2), and projecting the equations on the modes removes the pressure. The mean flow
+along x, k = 0, consists of Dirichlet modes.
 
 Coefficients are (2, wave, mode, group, row, 2): of s and t, real and imaginary part last. Products are formed on 3/2 times as many points
 along both axes, equidistant and Gauss-Legendre, so that the Galerkin integrals are exact: without diffusion energy and variance change by
@@ -91,7 +91,12 @@ class ConvectionModes:
         """
         ascent, fields = self._on_quadrature(modes)
         ascent_x, along_x, curl, warmth = fields.chunk(4, dim=1)
-        products = (ascent_x * curl, torch.addcmul(warmth, along_x, curl, value=-1), along_x * warmth, ascent_x * warmth)
+        products = (
+            ascent_x * curl,
+            torch.addcmul(warmth, along_x, curl, value=-1),
+            along_x * warmth,
+            ascent_x * warmth,
+        )
         lift, push, drift, climb = self._spectrum(torch.cat(products, dim=1)).chunk(4, dim=1)
         wave = 1j * self.wavenumbers
         flow = torch.bmm(self.test_flow, _real(torch.cat([lift, wave * push], dim=1)))
@@ -99,9 +104,9 @@ class ConvectionModes:
         return torch.stack([flow, buoyancy]).reshape(modes.shape)
 
     def project(self, state: Tensor) -> Tensor:
-        """Coefficients of the state of the space nearest to `state` (group, row, 4, n_x, n_y), in the mean square of velocity and of buoyancy.
+        """Coefficients (2, wave, J, group, row, 2) of what the modes can say of `state` (group, row, 4, n_x, n_y).
 
-        Pressure is not read. Shape (2, wave, J, group, row, 2).
+        That is the nearest state in the mean squares of velocity and buoyancy. Pressure is not read.
         """
         spectrum = torch.fft.rfft(state, dim=-2, norm="forward")[..., : len(self.wavenumbers), :]
         buoyancy, _, along, across = spectrum.permute(2, 3, 4, 0, 1).flatten(3).unbind(0)  # (wave, n_y, column)
@@ -168,7 +173,11 @@ def convection_modes(points_x: int, points_y: int, length: float) -> ConvectionM
     stored = chebyshev_points(points_y)
     walls = torch.tensor([0.0, 1.0], dtype=torch.float64)
     to_nodes = weights[:, None] * chebyshev_interpolation(points_y, nodes)
-    thermal, vortical, neumann = dirichlet_modes(points_y), stokes_modes(points_y, wavenumbers[1:]), neumann_modes(points_y)
+    thermal, vortical, neumann = (
+        dirichlet_modes(points_y),
+        stokes_modes(points_y, wavenumbers[1:]),
+        neumann_modes(points_y),
+    )
 
     def flow_values(points: Tensor, order: int, mean: Tensor) -> Tensor:
         """A derivative of the stream functions g, (wave, point, J); `mean` (point, J) in place of that of k = 0."""
@@ -198,7 +207,9 @@ def convection_modes(points_x: int, points_y: int, length: float) -> ConvectionM
         stored_buoyancy=everywhere(mean_stored),
         curvature=flow_values(walls, 2, at_rest),
         pressure_rates=pressure_rates,
-        test_pressure=everywhere(torch.cat([neumann.values(nodes).T * weights, neumann.values(nodes, 1).T * weights], dim=1)),
+        test_pressure=everywhere(
+            torch.cat([neumann.values(nodes).T * weights, neumann.values(nodes, 1).T * weights], dim=1)
+        ),
         pressure_ends=neumann.values(walls).T.contiguous(),
         stored_pressure=everywhere(neumann.values(stored)),
         conduction=(1 - nodes, 1 - stored),

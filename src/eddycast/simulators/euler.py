@@ -11,14 +11,13 @@ grid is another solution in its details, and the details of a coarse one are tho
 Good values to start from: 64 x 64 points, output every 0.015 until 1.5 (steps=101), gamma 1.13 to 1.76; no spin-up. Solved on 128 x 128 and
 stored on 64 x 64 (block averages) the fronts are one stored cell wide.
 
-Source: The Well's Euler multi-quadrants (Ohana et al. 2024, arXiv:2412.00568), computed there with Clawpack on 512 x 512; the law of initial
-states with rectangles of many quadrants.
+Source: the Euler multi-quadrants of The Well (Ohana et al. 2024, arXiv:2412.00568), computed there with Clawpack on 512 x 512 cells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +38,8 @@ EDGE = 0.1  # cuts keep this distance from the sides
 def block_average(state: Tensor, shape: tuple[int, ...]) -> Tensor:
     """States (*batch, 5, *space) on fewer cells, or more: averages of energy, density and momentum over blocks, or copies.
 
-    The pressure of a block is that of its averages, (gamma - 1) (e - |m|^2 / (2 rho)), which is above the average pressure: motion within the
-    block counts as heat. gamma comes from the state itself.
+    The pressure of a block is that of its averages, (gamma - 1) (e - |m|^2 / (2 rho)), which is above the average pressure: motion within
+    the block counts as heat. gamma comes from the state itself.
 
     Raises: InputError where one number of cells is no multiple of the other.
     """
@@ -94,17 +93,15 @@ def _system_info(boundary: Literal["periodic", "open"]) -> SystemInfo:
     )
 
 
-INFO = {boundary: _system_info(boundary) for boundary in ("periodic", "open")}
-
-
 @dataclass(frozen=True)
 class EulerMultiQuadrants:
     """Finite volumes on N x M cells with centres (i + 1/2) / N; see `numerics.finite_volume` for the scheme.
 
     The pressure of a given state is not read: it follows from the other fields and gamma, and so each output holds.
 
+    Use `EulerPeriodic` or `EulerOpen`, which add nothing but the kind of all four sides.
+
     Args:
-        boundary: Of all four sides.
         cuts: Most cuts per axis of the initial state; their number is uniform from 1.
         speed: Largest initial speed along each axis.
         least, largest: Range of the initial density and pressure.
@@ -112,7 +109,9 @@ class EulerMultiQuadrants:
     Raises: InputError for `least` above `largest`.
     """
 
-    boundary: Literal["periodic", "open"] = "periodic"
+    info: ClassVar[SystemInfo]
+    boundary: ClassVar[Literal["periodic", "open"]]
+
     cuts: int = 3
     speed: float = 0.9
     least: float = 0.1
@@ -121,10 +120,6 @@ class EulerMultiQuadrants:
     def __post_init__(self) -> None:
         if self.least > self.largest:
             raise InputError(f"The initial least must not be above largest; got {self.least:g} and {self.largest:g}.")
-
-    @property
-    def info(self) -> SystemInfo:
-        return INFO[self.boundary]
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
         """Cell centres (i + 1/2) / N along x and y. Raises: InputError for another dimension than 2, or too few cells."""
@@ -171,7 +166,9 @@ class EulerMultiQuadrants:
         gamma = parameters[..., 0].detach().cpu().double()
         constant = to_conserved(start[:, None, None] + scale[:, None, None] * numbers, gamma, 2)
         along_x, along_y = (_shares(ends[..., axis, :], cells) for axis, cells in enumerate(grid.shape))
-        rows: Tensor | float = 0.0  # sums are written out: those of a matrix product may depend on the batch in their last bit
+        rows: Tensor | float = (
+            0.0  # sums are written out: those of a matrix product may depend on the batch in their last bit
+        )
         for piece in range(pieces):
             rows = rows + along_x[..., None, piece, :, None] * constant[..., piece, None, :]
         state: Tensor | float = 0.0
@@ -218,6 +215,20 @@ class EulerMultiQuadrants:
     def chaotic(self, parameters: Tensor) -> Tensor:
         """False: the flow decays, and with it what it does to errors."""
         return torch.zeros(parameters.shape[:-1], dtype=torch.bool)
+
+
+class EulerPeriodic(EulerMultiQuadrants):
+    """All sides periodic: the edge of the box is one more jump."""
+
+    info = _system_info("periodic")
+    boundary = "periodic"
+
+
+class EulerOpen(EulerMultiQuadrants):
+    """All sides open: beyond them lies the state of the outermost cells."""
+
+    info = _system_info("open")
+    boundary = "open"
 
 
 def _conserved(state: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ At Z = 1 gas of 0.445, 4.45 and 44.5 particles per cm^3 comes to rest at 6407, 4
 is unstable at constant pressure, and gas separates into a warm and a cold phase. At Z = 0 nothing heats, and next to nothing cools
 below 4000 K.
 Source: Koyama and Inutsuka (2002), doi:10.1086/338978, eq. 4, with the two corrections of Vazquez-Semadeni et al. (2007),
-doi:10.1086/510771, eq. 6 (1e7 and 1.4e-2 in place of other powers). Good to a factor of about two below 14000 K; above,
+doi:10.1086/510771 (1e7 and 1.4e-2 in place of other powers). Good to a factor of about two below 14000 K; above,
 the Lyman term goes on growing where real gas, ionised by then, radiates otherwise.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -117,10 +117,7 @@ class SystemInfo:
 class System(Protocol):
     """A PDE that we can simulate; `simulators/__init__.py` says how to add one."""
 
-    @property
-    def info(self) -> SystemInfo:
-        """A constant of the class, as a rule."""
-        ...
+    info: ClassVar[SystemInfo]
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
         """Grid with `shape` points (default: that of `info`) for these parameters (*batch, P) (default: the defaults).

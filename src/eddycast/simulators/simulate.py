@@ -215,7 +215,9 @@ def _coarser(system: System, grid: Grid, shape: tuple[int, ...], parameters: Ten
         raise InputError(f"store_shape must have one size per axis, each from 2 to that of {grid.shape}; got {shape}.")
     if system.info.regrid is not None:
         if any(many % few for few, many in zip(shape, grid.shape, strict=True)):
-            raise InputError(f"{system.info.name} stores averages over blocks of cells: {shape} must divide {grid.shape}.")
+            raise InputError(
+                f"{system.info.name} stores averages over blocks of cells: {shape} must divide {grid.shape}."
+            )
         return system.grid(shape, parameters)
     if not all(grid.periodic):
         raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")

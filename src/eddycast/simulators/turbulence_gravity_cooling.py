@@ -12,11 +12,14 @@ and it collapses, on the scale of the free-fall time, until it is as small as a 
 Units. density: particles per cm^3, of 1.27 hydrogen masses each; temperature: K; velocity: km/s; length: pc. The pressure is in the units
 that these make, p = n T / 153.94 K, so that sqrt(gamma pressure / density) is the speed of sound in km/s (times 153.94 it is n T, in K /
 cm^3). Time is in free-fall times of each run, t_ff = sqrt(3 pi / (32 G rho0)) = 45.7 / sqrt(rho0) million years: 21.6 at the default
-density. Velocities stay in km/s: in one t_ff gas of 1 km/s moves 46.7 / sqrt(rho0) pc.
+density. Velocities stay in km/s: in one t_ff gas of 1 km/s moves 46.7 / sqrt(rho0) pc. The box holds 300 000 solar masses whatever rho0,
+so its side is 60 pc (44.5 / rho0)^{1/3}: 60, 129 and 278 pc at 44.5, 4.45 and 0.445 particles per cm^3.
 
-The Well's `turbulence_gravity_cooling` has these fields, scalars (rho0, T0, Z) and time step (0.02 t_ff), but its data are of another
-make: smoothed particles (ASURA-FDPS) interpolated to 64^3 points, tabulated cooling of a photo-ionised gas and a box with open sides;
-ours are finite volumes on a periodic box with an analytic cooling law. Statistics and units differ; never mix the two.
+The Well's `turbulence_gravity_cooling` has these fields, scalars (rho0, T0, Z), sides, time step (0.02 t_ff) and free-fall times (to
+2 %), and a start with the same spectrum E(k) ~ k^-2, but its data are of another make: a sphere of gas with a virial amount of motion
+in a box with open sides, smoothed particles (ASURA-FDPS) interpolated to 64^3 points, and another cooling. Ours are finite volumes on a
+periodic box that is full of gas, with an analytic cooling law. Units and statistics differ; never mix the two. Source: Ohana et al.
+(2024), arXiv:2412.00568, and the description that comes with that set.
 
 Redundant channels: a flow reads density, temperature and velocity, and computes the pressure anew; in every state it returns the
 two agree. Densities below 1e-6 and temperatures below 10 K in a given state, which no run has, are raised to these.
@@ -42,7 +45,7 @@ from torch import Tensor
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Grid
 from eddycast.noise import MemberNoise
-from eddycast.numerics.finite_volume import advance, cells_of, to_conserved, to_primitive
+from eddycast.numerics.finite_volume import Cells, advance, to_conserved, to_primitive
 from eddycast.numerics.gravity import acceleration, free_fall_time, gravity_kernel
 from eddycast.numerics.incompressible import random_velocity
 from eddycast.numerics.spectral import mode_numbers
@@ -58,6 +61,7 @@ GRAVITY = (
 KELVIN = PARTICLE_MASS * 1e10 / BOLTZMANN  # 153.94 K is (1 km/s)^2
 TEMPERATURE_FLOOR = 10.0
 DENSITY_FLOOR = 1e-6
+SIDE, DENSE = 60.0, 44.5  # pc, at this rho0
 POSITIVE = 1e-3  # K, all that is asked of a given state where nothing cools
 INITIAL_MODES = 3
 MIN_POINTS = 8
@@ -95,7 +99,7 @@ class TurbulenceGravityCooling:
     Args:
         mach: Root mean square of the initial speed (before averaging over cells) over the speed of sound at T0.
         slope: Initial power of a mode falls as |k|^-slope, so a shell's as |k|^(2 - slope).
-        length: Side of the box in pc.
+        length: Side of the box in pc; None: 60 pc (44.5 / rho0)^{1/3}, which always holds the same mass.
         gravity: Whether gas attracts gas.
         cooling: Whether it is heated and cooled. Without it nothing holds the temperature above 10 K (states with less than 0.001 K
             are raised to that), and without gravity as well mass, momentum and energy are kept to rounding.
@@ -103,7 +107,7 @@ class TurbulenceGravityCooling:
 
     mach: float = 5.0
     slope: float = 4.0
-    length: float = 60.0
+    length: float | None = None
     gravity: bool = True
     cooling: bool = True
 
@@ -138,23 +142,29 @@ class TurbulenceGravityCooling:
     )
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
-        """Cell centres (i + 1/2) length / N along x, y and z, any N >= 8.
+        """Cell centres (i + 1/2) L / N along x, y and z, any N >= 8; those over L where the side L differs within the batch.
 
         Raises: InputError for another dimension than 3, or too few cells.
         """
         shape = self.info.shape if shape is None else shape
+        parameters = self.info.default_parameters() if parameters is None else parameters
         if len(shape) != 3:
             raise InputError(
                 f"{self.info.name} is three-dimensional, got a {len(shape)}-D grid {shape}: give three numbers."
             )
         if min(shape) < MIN_POINTS:
             raise InputError(f"{self.info.name} needs at least {MIN_POINTS} cells along each axis, got {shape}.")
-        centres = (tuple(self.length * (cell + 0.5) / cells for cell in range(cells)) for cells in shape)
+        sides = self.side(parameters[..., 0].detach().double())
+        same = bool((sides.max() == sides.min()).all())
+        side, units = (sides.max().item(), "pc") if same else (1.0, "1")
+        centres = (tuple(side * (cell + 0.5) / cells for cell in range(cells)) for cells in shape)
         return Grid(
-            tuple(
-                Axis(name, places, period=self.length, units="pc") for name, places in zip("xyz", centres, strict=True)
-            )
+            tuple(Axis(name, places, period=side, units=units) for name, places in zip("xyz", centres, strict=True))
         )
+
+    def side(self, density: Tensor) -> Tensor:
+        """Side of the box in pc for mean densities rho0, of their shape."""
+        return SIDE * (DENSE / density) ** (1 / 3) if self.length is None else torch.full_like(density, self.length)
 
     def initial(
         self,
@@ -197,24 +207,25 @@ class TurbulenceGravityCooling:
         pieces = inner_steps(duration, self.info.inner_dt if inner_dt is None else inner_dt)
         parameters = parameters.to(device=device, dtype=torch.float64)
         floor = TEMPERATURE_FLOOR if self.cooling else POSITIVE
-        cells = cells_of(grid)
-        kernel = gravity_kernel(grid.shape, [self.length] * 3, dtype=dtype, device=device)
+        cells = Cells(tuple(1 / points for points in grid.shape), tuple(axis.boundary for axis in grid.axes))
+        kernel = gravity_kernel(grid.shape, (1.0, 1.0, 1.0), dtype=dtype, device=device)
         size = chunk_size(grid.num_points, device, points_per_chunk=POINTS_PER_CHUNK)
 
         def build(rows: Tensor) -> Flow:
             density, _, metallicity = (value.to(dtype)[:, None, None, None] for value in rows.unbind(-1))
             clock = free_fall_time(density, GRAVITY)  # in pc / (km/s)
+            speed = self.side(density) / clock  # in km/s
             source = None
             if self.gravity or self.cooling:
                 source = InterstellarPhysics(
-                    clock, kernel if self.gravity else None, metallicity if self.cooling else None
+                    clock, speed, kernel if self.gravity else None, metallicity if self.cooling else None
                 )
 
             def flow(state: Tensor) -> Tensor:
-                inside = to_conserved(_scaled(state, clock, floor), GAMMA, 3)
+                inside = to_conserved(_scaled(state, speed, floor), GAMMA, 3)
                 for _ in range(pieces):
                     inside = advance(inside, duration / pieces, GAMMA, cells, source=source)
-                return _restored(to_primitive(inside, GAMMA, 3), clock)
+                return _restored(to_primitive(inside, GAMMA, 3), speed)
 
             return flow
 
@@ -231,18 +242,20 @@ class TurbulenceGravityCooling:
 
 @dataclass(frozen=True)
 class InterstellarPhysics:
-    """Gravity, heating and cooling as a `Source` of `numerics.finite_volume`, for time in free-fall times and length in pc.
+    """Gravity, heating and cooling as a `Source` of `numerics.finite_volume`, with free-fall time and side of the box as units.
 
     Neither changes the density; gravity leaves the temperature alone and cooling the velocity. So the two commute, each solved exactly (but
     for the error of `cooled`) at the density of the moment: a kick of the velocity by dt g, and the cooling of each cell.
 
     Args:
         clock: t_ff in pc / (km/s), (row, 1, 1, 1).
-        kernel: From `gravity_kernel`; None for no gravity.
+        speed: Side over t_ff in km/s, (row, 1, 1, 1).
+        kernel: From `gravity_kernel` for sides of 1; None for no gravity.
         metallicity: Z, (row, 1, 1, 1); None for neither heating nor cooling.
     """
 
     clock: Tensor
+    speed: Tensor
     kernel: Tensor | None
     metallicity: Tensor | None
 
@@ -260,7 +273,7 @@ class InterstellarPhysics:
             momentum = momentum + kick
         if self.metallicity is not None:
             kinetic = 0.5 * _dot(momentum, momentum) / density
-            to_kelvin = (GAMMA - 1) * KELVIN / (self.clock**2 * density)
+            to_kelvin = (GAMMA - 1) * KELVIN * self.speed**2 / density
             before = to_kelvin * (energy - kinetic)
             after = cooled(before, density, self.metallicity, dt * self.clock, floor=TEMPERATURE_FLOOR)
             energy = kinetic + after / to_kelvin
@@ -299,17 +312,17 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return x + y + z
 
 
-def _scaled(state: Tensor, clock: Tensor, floor: float) -> Tensor:
-    """(density, velocity, pressure) with time in free-fall times, of a state (*batch, 6, *space) whose batch ends in rows."""
+def _scaled(state: Tensor, speed: Tensor, floor: float) -> Tensor:
+    """(density, velocity, pressure) with velocities in units of `speed`, of a state (*batch, 6, *space) whose batch ends in rows."""
     density = state[..., :1, :, :, :].clamp(min=DENSITY_FLOOR)
     temperature = state[..., 2:3, :, :, :].clamp(min=floor)
-    unit = clock[:, None]
-    return torch.cat([density, state[..., 3:, :, :, :] * unit, density * temperature * (unit**2 / KELVIN)], dim=-4)
+    unit = speed[:, None]
+    return torch.cat([density, state[..., 3:, :, :, :] / unit, density * temperature / (KELVIN * unit**2)], dim=-4)
 
 
-def _restored(primitive: Tensor, clock: Tensor) -> Tensor:
+def _restored(primitive: Tensor, speed: Tensor) -> Tensor:
     """The state of (density, velocity, pressure): the inverse of `_scaled`."""
-    unit = clock[:, None]
-    density, velocity = primitive[..., :1, :, :, :], primitive[..., 1:4, :, :, :] / unit
-    pressure = primitive[..., 4:, :, :, :] / unit**2
+    unit = speed[:, None]
+    density, velocity = primitive[..., :1, :, :, :], primitive[..., 1:4, :, :, :] * unit
+    pressure = primitive[..., 4:, :, :, :] * unit**2
     return torch.cat([density, pressure, KELVIN * pressure / density, velocity], dim=-4)
