@@ -51,7 +51,10 @@ def emulation() -> str:
                 [named(record, name), cost(record, name)]
                 + [figure(each[label], "vrmse_mean") for label in HORIZONS]
                 + [figure(each[label], "vrmse_member") for label in ("1", "16-25")]
-                + [str(row["members"]), f"{row['milliseconds_per_state']:.1f}" if "milliseconds_per_state" in row else ""]
+                + [
+                    str(row["members"]),
+                    f"{row['milliseconds_per_state']:.1f}" if "milliseconds_per_state" in row else "",
+                ]
             )
     header = ["", "CPU-min"] + [f"VRMSE of the mean, lead {label}" for label in HORIZONS]
     return table([*header, "member, lead 1", "member, 16-25", "members", "ms per state"], rows)
@@ -130,7 +133,9 @@ def costs() -> str:
     rows = []
     for record in found("costs"):
         for name, row in record["result"]["milliseconds"].items():
-            rows.append([named(record, name), f"{row['median']:.2f}", ", ".join(f"{each:.2f}" for each in row["turns"])])
+            rows.append(
+                [named(record, name), f"{row['median']:.2f}", ", ".join(f"{each:.2f}" for each in row["turns"])]
+            )
     return table(["", "CPU-ms per state and member", "in turns"], rows)
 
 
@@ -181,7 +186,11 @@ def draw(runs: Path) -> None:
     record = next(each for each in found("emulation") if each["provenance"]["seed"] == 0)
     rows = record["result"]["latent_rows"]
     figure_, panels = plt.subplots(1, len(HORIZONS), figsize=(10, 3), sharey=True, layout="constrained")
-    kinds = (("reconstruction", "#777777", "s"), ("latent diffusion", "#0072b2", "o"), ("latent solver", "#d55e00", "^"))
+    kinds = (
+        ("reconstruction", "#777777", "s"),
+        ("latent diffusion", "#0072b2", "o"),
+        ("latent solver", "#d55e00", "^"),
+    )
     for panel, label in zip(panels, HORIZONS, strict=True):
         for kind, colour, marker in kinds:
             here = [rows[f"{kind} /{rate}"]["horizons"][label] for rate in RATES if f"{kind} /{rate}" in rows]
@@ -199,7 +208,9 @@ def draw(runs: Path) -> None:
         panel.set_title(f"lead {label}", fontsize=10)
         panel.set_xlabel("compression")
     panels[0].set_ylabel("VRMSE of the ensemble mean")
-    figure_.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure_.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False
+    )
     figure_.savefig(PICTURES / "ld-compression.png", dpi=110)
     draw_case(runs)
 

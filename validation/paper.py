@@ -113,7 +113,9 @@ def single_steps(name: str, device: str, steps: int, batch: int) -> dict[str, An
         stage.module, kind=recipe.training.optimiser, learning_rate=recipe.training.learning_rate, weight_decay=0.0
     )
     losses, times = [], [time.monotonic()]
-    x = torch.randn(batch, stage.frames, channels, *(max(1, size // 4) for size in points), generator=generator, device=device)
+    x = torch.randn(
+        batch, stage.frames, channels, *(max(1, size // 4) for size in points), generator=generator, device=device
+    )
     for axis, size in enumerate(points):
         x = x.repeat_interleave(-(-size // x.shape[3 + axis]), dim=3 + axis).narrow(3 + axis, 0, size)
     conditions = Conditions(grid, 1.0, torch.zeros(batch, told, device=device), torch.zeros(batch, device=device))

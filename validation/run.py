@@ -48,7 +48,9 @@ class Job:
     run: str = ""
     runs: dict[str, str] = field(default_factory=dict)  # several, by the name that the protocol knows them by
     test: str = ""  # data to score on, where they are not the test split of `data`
-    autoencoder: str = ""  # label of the run whose latents an emulator works in; empty: it trains its own, or works with pixels
+    autoencoder: str = (
+        ""  # label of the run whose latents an emulator works in; empty: it trains its own, or works with pixels
+    )
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
 

@@ -74,6 +74,7 @@ def test_from_data_to_scores(place, monkeypatch, capsys):
         assert dict(later.sizes)["lead_time"] == 4  # 7 states, from the third on
 
 
+@pytest.mark.slow  # pictures
 def test_comparisons_and_reports(place, monkeypatch, capsys):
     commands = (
         "compare run baseline:persistence --data data --members 2 --steps 2 --out compared",
@@ -155,9 +156,8 @@ def test_members_do_not_depend_on_their_number_or_on_chunks(place):
 
 
 def test_batch_scripts_pass_the_autoencoder_on(place):
-    script = batch_script(
-        "euler/universal-latent-small", data="data", out=Path("run"), autoencoder="encoder", latents="cache", nodes=1, gpus=1, time="1:00:00"
-    )  # fmt: skip
+    given = {"data": "data", "out": Path("run"), "autoencoder": "encoder", "latents": "cache"}
+    script = batch_script("euler/universal-latent-small", **given, nodes=1, gpus=1, time="1:00:00")
     assert "--autoencoder encoder" in script and "--latents cache" in script
 
 

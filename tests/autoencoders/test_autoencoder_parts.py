@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -251,7 +253,7 @@ def by_hand(widths: tuple[int, ...], latent: int, channels: int, axes: int, bloc
         return 3**axes * inputs * outputs + outputs
 
     total = conv(channels, widths[0]) + conv(widths[0], channels) + conv(widths[-1], latent) + conv(latent, widths[-1])
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         total += conv(2**axes * a, b) + conv(b, 2**axes * a)
     return total + sum(2 * blocks * 2 * conv(width, width) for width in widths)
 

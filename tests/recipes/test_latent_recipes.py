@@ -60,7 +60,8 @@ def test_emulators_have_the_published_number_of_parameters(name: str, channels: 
 
 
 @pytest.mark.parametrize(
-    ("system", "rates"), [("euler", (80, 320, 1280)), ("rayleigh-benard", (64, 256, 1024)), ("turbulence", (48, 192, 768))]
+    ("system", "rates"),
+    [("euler", (80, 320, 1280)), ("rayleigh-benard", (64, 256, 1024)), ("turbulence", (48, 192, 768))],
 )
 def test_three_compression_rates_come_from_one_recipe(system: str, rates: tuple[int, ...]) -> None:
     for latent, rate in zip((64, 16, 4), rates, strict=True):

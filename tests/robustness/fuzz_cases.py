@@ -44,6 +44,10 @@ def _run_file(inner: str, *mutations: raw.Mutation, count: int, once: tuple[raw.
     return Kind("run", tuple(f"run-{name}" for name in RUN), mutations, count, once, inner)
 
 
+def _latent_file(inner: str, *mutations: raw.Mutation, count: int) -> Kind:
+    return Kind("latent", ("run-forecast", "encode", "resume-latent"), mutations, count, raw.ONCE, inner)
+
+
 KINDS: dict[str, Kind] = {
     "well": Kind("well_file.hdf5", (*DATA, "forecast-run"), raw.BYTES + labelled.HDF5 * 3, 48, raw.ONCE),
     "well-folder": Kind("well", DATA, raw.BYTES + labelled.HDF5 * 2, 18, raw.ONCE, "data/train/kuramoto-sivashinsky.hdf5"),
@@ -71,6 +75,13 @@ KINDS: dict[str, Kind] = {
     ),
     "begun-config": Kind("begun", ("resume",), (*raw.BYTES[:3], *text.JSON), 9, raw.ONCE, "config.json"),
     "begun-log": Kind("begun", ("resume",), (*raw.BYTES[:3], text.json_lines, text.json_lines), 4, raw.ONCE, "log.jsonl"),
+    "latent-config": _latent_file("autoencoder/config.json", *raw.BYTES[:3], *text.JSON * 5, count=14),
+    "latent-normalization": _latent_file("autoencoder/normalization.json", *raw.BYTES[:2], *text.JSON, count=5),
+    "latent-model": _latent_file("autoencoder/components/model.safetensors", *raw.BYTES[:4], *arrays.SAFETENSORS, count=7),
+    "latent-manifest": Kind(
+        "latent", ("resume-latent",), (*raw.BYTES[:3], *raw.TEXT, *text.JSON * 6), 24, (*raw.ONCE, *text.JSON_ONCE), "latents/manifest.json"
+    ),
+    "latents": Kind("latent", ("resume-latent",), (*raw.BYTES, *labelled.HDF5[2:] * 2), 23, raw.ONCE, "latents/latents.hdf5"),
     "scores": Kind("scores.json", ("plot", "report"), raw.BYTES + raw.TEXT + text.JSON * 4, 30, (*raw.ONCE, *text.JSON_ONCE)),
     "forecast": Kind("forecast.nc", ENSEMBLE, raw.BYTES + labelled.HDF5 * 2 + labelled.NETCDF * 2, 26, raw.ONCE),
     "analysis": Kind("analysis.nc", ENSEMBLE, labelled.HDF5 + labelled.NETCDF, 9),

@@ -22,6 +22,16 @@ space: {mean: field, std: field}
 training: {steps: 2, batch_size: 2, validations: 1, warmup: 1, checkpoint_seconds: 1000.0}
 evaluation: {steps: 2, members: 2, validation_cases: 1, validation_steps: 1, validation_members: 2, calibrate: false}
 """
+LATENT_RECIPE = """name: fuzz/latent
+description: A few steps of tiny networks in latent space.
+emulator: {kind: universal, frames: 3, num_steps: 2, network: {channels: [4], blocks: 1, kernel: 3, embedding: 8}}
+autoencoder:
+  model: {channels: [4, 4], blocks: 1, latent_channels: 2}
+  training: {steps: 2, batch_size: 2, validations: 1, warmup: 1, checkpoint_seconds: 1000.0}
+space: {mean: field, std: field}
+training: {steps: 2, batch_size: 2, validations: 1, warmup: 1, checkpoint_seconds: 1000.0}
+evaluation: {steps: 2, members: 2, validation_cases: 1, validation_steps: 1, validation_members: 2, calibrate: false}
+"""
 POINTS, FRAMES, TRAJECTORIES = 24, 12, 5
 
 
@@ -52,6 +62,8 @@ def build(folder: Path) -> None:
     begun = folder / "begun"
     with suppress(KeyboardInterrupt):
         api.train(recipe, data=dataset, out=begun, observer=StopAfterOne())
+    (folder / "latent.yaml").write_text(LATENT_RECIPE)
+    api.train(folder / "latent.yaml", data=dataset, out=folder / "latent", observer=Silent())
     made = folder / "made"
     made.mkdir()
     for name in ("well", "well_file.hdf5", "dated.nc", "waves3.nc", "waves.zarr", "waves.npz", "waves.npy"):

@@ -32,6 +32,7 @@ DEAR = {
     "run-compare": 24,
     "run-report": 12,
     "run-init": 5,
+    "resume-latent": 5,
     "forecast-run": 3,
 }
 """Of how many files that the first command accepts one is given to a command that trains or draws; of two to the others."""
@@ -57,6 +58,8 @@ def words(command: str, file: Path, corpus: Path, out: Path) -> list[str]:
         "run-assimilate": (
             "assimilate", file, "--observations", corpus / "observations.nc", "--members", 3, "--out", out / "a.nc"
         ),
+        "resume-latent": ("train", corpus / "latent.yaml", "--data", data, "--out", file, "--resume"),
+        "encode": ("encode", file, data, "--out", out / "l"),
         "run-init": ("train", recipe, "--data", data, "--init", file, "--out", out / "run"),
         "run-report": ("report", file, "--out", out / "r.html"),
         "run-compare": ("compare", file, "--data", data, *small, "--out", out / "c"),
@@ -129,7 +132,7 @@ def one(command: str, file: Path, corpus: Path, scratch: Path) -> tuple[int | No
     signal.alarm(0)
     told = (scratch / "stderr").read_bytes().decode("utf-8", "replace")
     lines = [text for text in told.splitlines() if text.strip()]
-    if command in ("train", "recipe", "resume", "run-init"):  # a bar may have been drawn before
+    if command in ("train", "recipe", "resume", "resume-latent", "run-init"):  # a bar may have been drawn before
         lines = [text for text in lines if "ETA" not in text]
     if code == 2:
         if len(lines) != 1 or not lines[0].startswith("eddycast: "):
@@ -144,7 +147,7 @@ def one(command: str, file: Path, corpus: Path, scratch: Path) -> tuple[int | No
         wrong.append(f"exit code {code}")
     if parts := [item.name for item in scratch.rglob(".*part-*")]:
         wrong.append(f"left {parts[:2]}")
-    if fingerprint(file) != before and not (command == "resume" and code == 0):
+    if fingerprint(file) != before and not (command.startswith("resume") and code == 0):
         wrong.append("the input was changed")
     return code, [f"`{command}`: {text}" for text in wrong], lines[0] if lines else ""
 

@@ -3,7 +3,7 @@
 from eddycast.api.data import inspect, observe, open_dataset, systems
 from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
-from eddycast.api.results import compare, evaluate, plot, report
+from eddycast.api.results import analyse_latents, compare, evaluate, plot, report
 from eddycast.api.runs import assimilate, encode, forecast, methods, recipes, reconstruct, train
 from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
@@ -16,6 +16,7 @@ __all__ = [
     "Forecaster",
     "Observations",
     "Scores",
+    "analyse_latents",
     "assimilate",
     "batch_script",
     "compare",

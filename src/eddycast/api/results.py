@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 
 from eddycast import data as rooms
@@ -17,8 +18,8 @@ from eddycast.api.data import Data, opened
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.data import Dataset
 from eddycast.errors import InputError
-from eddycast.evaluation import Scores, passed_through
-from eddycast.files import stage_of, staged_directory, write_bytes
+from eddycast.evaluation import LatentAnalysis, Scores, passed_through
+from eddycast.files import stage_of, staged_directory, write_bytes, write_json
 from eddycast.recipes import autoencoder_of
 
 
@@ -67,6 +68,39 @@ def auto_encoded(truth: Data, run: str | Path | Forecaster, *, device: str = "cp
     dataset = opened(truth)
     forecaster.run.check(dataset)
     return passed_through(dataset, space, forecaster.name, device=device)
+
+
+def analyse_latents(
+    cache: str | Path,
+    *,
+    split: str = "train",
+    out: str | Path | None = None,
+    picture: str | Path | None = None,
+    seed: int = 0,
+) -> LatentAnalysis:
+    """What the latents of a cache know of the parameters; see `evaluation.analyse_latents`.
+
+    Args:
+        cache: Directory made by `encode`.
+        split: Of its pieces; views beyond the first are left out, and all are cut to the shortest.
+        out: JSON file to write.
+        picture: Picture of the embedding and of the distances to write.
+        seed: Of the probe.
+
+    Raises: InputError for a directory that is no cache, and where there is too little to analyse.
+    """
+    dataset, pieces = rooms.open_latents(Path(cache)), rooms.read_manifest(Path(cache))["pieces"]
+    segments = [one for one in dataset.segments(split) if pieces[one.trajectory]["view"] == 0]
+    shortest = min(map(len, segments))
+    z = torch.stack([dataset.read(one.trajectory, 0, shortest) for one in segments])
+    parameters = torch.stack([dataset.parameters(one.trajectory) for one in segments])
+    generator = torch.Generator().manual_seed(seed)
+    found = evaluation.analyse_latents(z, parameters, dataset.parameter_names, generator=generator)
+    if out is not None:
+        write_json(Path(out), found.to_dict())
+    if picture is not None:
+        pictures.write_figure(pictures.latent_picture(found), Path(picture))
+    return found
 
 
 def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:

@@ -37,6 +37,7 @@ for command in (
     data.observe,
     models.assimilate,
     results.evaluate,
+    results.latents,
     results.plot,
     results.report,
     results.compare,

@@ -80,7 +80,9 @@ def train(
     run = api.train(recipe, **asked)
     options.say(f"Wrote run {run.path}")
     if run.forecasts:
-        options.say(f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc")
+        options.say(
+            f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc"
+        )
     else:
         options.say(f"Next: eddycast encode {quoted(str(run.path))} {quoted(data or 'DATA')} --out latents")
 
@@ -101,10 +103,14 @@ def encode(
 
     with options.bar("encoding") as progress:
         splits = None if split is None else [split]
-        cache = api.encode(run, data, out=out, splits=splits, copies=copies, seed=seed, device=device, progress=progress)
+        cache = api.encode(
+            run, data, out=out, splits=splits, copies=copies, seed=seed, device=device, progress=progress
+        )
     points = " x ".join(map(str, cache.grid.shape))
     options.say(f"Wrote latents {out}: {len(cache.fields)} channels on {points} points, {sum(cache.lengths)} states")
-    options.say(f"Next: eddycast train RECIPE --data {quoted(data)} --autoencoder {quoted(run)} --latents {quoted(str(out))}")
+    options.say(
+        f"Next: eddycast train RECIPE --data {quoted(data)} --autoencoder {quoted(run)} --latents {quoted(str(out))}"
+    )
 
 
 def reconstruct(

@@ -68,6 +68,33 @@ def evaluate(
     options.say(f"Next: eddycast report {quoted(*inputs)} --out report.html")
 
 
+def latents(
+    cache: Annotated[str, typer.Argument(metavar="CACHE", help="Latents from encode.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="analysis.json", help="Figures to write.", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="latents.png", help="Picture of the embedding and the distances.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Whose pieces.")] = "train",
+    seed: options.Seed = 0,
+) -> None:
+    """Tell what latents know of the parameters: distances, and a probe that predicts them."""
+    from eddycast import api
+
+    found = api.analyse_latents(cache, split=split, out=out, picture=picture, seed=seed)
+    for one in found.parameters:
+        accuracy = "" if one.accuracy != one.accuracy else f", right value {one.accuracy:.0%} (chance {one.chance:.0%})"
+        options.say(
+            f"{one.name}: a probe of the central token explains {one.r2:.0%} of its variance in unseen trajectories "
+            f"({float(one.r2_permuted.max()):.0%} at most of dealt ones){accuracy}; order of the latent space along it {one.order:.2f}"
+        )
+    for path in (out, picture):
+        if path is not None:
+            options.say(f"Wrote {path}")
+
+
 def plot(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Data, forecast, analysis or scores.", show_default=False)

@@ -79,4 +79,3 @@ class LatentSpace:
         inner = self.inner.to(device) if hasattr(self.inner, "to") else self.inner  # type: ignore[attr-defined]
         residual = None if self.residual is None else self.residual.to(device)
         return replace(self, inner=inner, autoencoder=self.autoencoder.to(device), residual=residual)
-

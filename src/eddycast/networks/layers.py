@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -103,7 +104,12 @@ class ScalarEmbedding(nn.Module):
         frequencies = math.pi * torch.logspace(-4, 2, num_frequencies, base=2)
         self.register_buffer("frequencies", frequencies, persistent=False)
         features = num_scalars * (1 + 2 * num_frequencies)
-        self.layers = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        with (
+            warnings.catch_warnings()
+        ):  # without scalars the first layer is its bias, and torch warns of weights that are none
+            warnings.simplefilter("ignore", UserWarning)
+            first = nn.Linear(features, width)
+        self.layers = nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, scalars: Tensor) -> Tensor:
         phase = scalars[..., None] * self.frequencies

@@ -156,6 +156,7 @@ def load_weights(model: nn.Module, files: RunDirectory) -> None:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         told = str(error).splitlines()[-1].strip().rstrip(".")
+        told = told if len(told) <= 160 else told[:157] + "..."  # a large model lacks many
         raise InputError(
             f"The weights in {files.path} are of another model: {told}; restore them or train again."
         ) from error

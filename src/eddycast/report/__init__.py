@@ -3,7 +3,8 @@
 from eddycast.report.animation import animate
 from eddycast.report.collect import report_from
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, write_report
-from eddycast.report.plots import plot
+from eddycast.report.latents import latent_picture
+from eddycast.report.plots import plot, write_figure
 from eddycast.report.story import comparison, story_report
 from eddycast.report.truth import states_of, truth_for
 
@@ -16,10 +17,12 @@ __all__ = [
     "Table",
     "animate",
     "comparison",
+    "latent_picture",
     "plot",
     "report_from",
     "states_of",
     "story_report",
     "truth_for",
+    "write_figure",
     "write_report",
 ]

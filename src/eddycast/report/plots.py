@@ -54,12 +54,7 @@ def plot(
         or init, a place that cannot be written.
     """
     path = Path(out)
-    suffix = path.suffix.lower()
-    if suffix not in PICTURES + MOVIES:
-        known = ", ".join(PICTURES + MOVIES)
-        raise InputError(
-            f"{path}: cannot draw into a file that ends in {suffix or 'nothing'!r}; choose one of {known}."
-        )
+    suffix = known_suffix(path, PICTURES + MOVIES)
     if not isinstance(source, xr.Dataset) and str(source).endswith(".json"):
         if suffix in MOVIES:
             raise InputError(f"{path}: scores do not move; choose one of {', '.join(PICTURES)}.")
@@ -80,6 +75,22 @@ def plot(
     else:
         figure = field_picture(drawn, None if truth is None else aligned(truth, drawn, place))
     write_bytes(path, encode(figure, suffix))
+    return path
+
+
+def known_suffix(path: Path, suffixes: tuple[str, ...]) -> str:
+    """The suffix of a picture. Raises: InputError for one that is not among those."""
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise InputError(
+            f"{path}: cannot draw into a file that ends in {suffix or 'nothing'!r}; choose one of {', '.join(suffixes)}."
+        )
+    return suffix
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a drawn picture. Raises: InputError for another suffix, or a place that cannot be written."""
+    write_bytes(path, encode(figure, known_suffix(path, PICTURES)))
     return path
 
 

@@ -220,15 +220,15 @@ class EulerMultiQuadrants:
 class EulerPeriodic(EulerMultiQuadrants):
     """All sides periodic: the edge of the box is one more jump."""
 
-    info = _system_info("periodic")
-    boundary = "periodic"
+    info: ClassVar[SystemInfo] = _system_info("periodic")
+    boundary: ClassVar[Literal["periodic", "open"]] = "periodic"
 
 
 class EulerOpen(EulerMultiQuadrants):
     """All sides open: beyond them lies the state of the outermost cells."""
 
-    info = _system_info("open")
-    boundary = "open"
+    info: ClassVar[SystemInfo] = _system_info("open")
+    boundary: ClassVar[Literal["periodic", "open"]] = "open"
 
 
 def _conserved(state: Tensor) -> Tensor:
