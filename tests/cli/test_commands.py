@@ -27,7 +27,9 @@ def calls(monkeypatch):
         "recipes": [("ks/regression-small", "A recipe"), ("ks/x", "Another")],
         "systems": [("kuramoto-sivashinsky", "A system")],
         "methods": [("mmps", "A method")],
-        "train": SimpleNamespace(path=Path("runs/my run")),
+        "train": SimpleNamespace(path=Path("runs/my run"), forecasts=True),
+        "encode": SimpleNamespace(grid=SimpleNamespace(shape=(8, 4)), fields=("a", "b"), lengths=(3, 4)),
+        "analyse_latents": SimpleNamespace(parameters=()),
         "demo": Path("demo/report.html"),
         "batch_script": "#!/bin/bash",
     }
@@ -42,7 +44,8 @@ def calls(monkeypatch):
         return record
 
     fake = ModuleType("eddycast.api")
-    names = "simulate inspect train batch_script forecast observe assimilate evaluate plot report compare recipes systems methods demo"
+    names = "simulate inspect train batch_script encode reconstruct forecast observe assimilate evaluate analyse_latents plot report"
+    names += " compare recipes systems methods demo"
     for name in names.split():
         setattr(fake, name, recorder(name))
     monkeypatch.setitem(sys.modules, "eddycast.api", fake)
@@ -96,6 +99,30 @@ CASES = [
         "batch_script",
         {"data": "d", "overrides": {"a.b": "c"}, "nodes": 2, "gpus": 4, "time": "2:00:00", "resume": False},
         "#!/bin/bash",
+    ),
+    (
+        "train recipe --data d --autoencoder runs/ae --latents cache",
+        "train",
+        {"autoencoder": "runs/ae", "latents": "cache"},
+        "Next:",
+    ),
+    (
+        "encode run data --out cache --split train --copies 4 --seed 2",
+        "encode",
+        {"out": Path("cache"), "splits": ["train"], "copies": 4, "seed": 2},
+        "2 channels on 8 x 4 points, 7 states",
+    ),
+    (
+        "reconstruct run --data d --start 3 --steps 5 --out r.nc",
+        "reconstruct",
+        {"data": "d", "split": "test", "start": 3, "steps": 5, "out": Path("r.nc")},
+        "Next: eddycast evaluate r.nc --truth d",
+    ),
+    (
+        "latents cache --out a.json --picture p.png --seed 3",
+        "analyse_latents",
+        {"split": "train", "out": Path("a.json"), "picture": Path("p.png"), "seed": 3},
+        "Wrote p.png",
     ),
     ("train recipe", "train", {"data": None, "out": None, "minutes": None, "resume": False, "seed": None}, "Next:"),
     (
@@ -236,7 +263,8 @@ def test_words_become_arguments(line, function, expected, printed, calls, capsys
         ("simulate ks --out d --param length", "name=lo:hi"),
         ("simulate ks --out d --seed -1", "--seed"),
         ("demo --size huge", "smoke"),
-        ("encode run data --out cache", "not in this version"),
+        ("encode run data", "--out"),
+        ("encode run data --out cache --copies 0", "--copies"),
     ],
 )
 def test_wrong_words_end_in_one_line_and_code_2_before_anything_runs(line, hint, calls, capsys):

@@ -125,7 +125,7 @@ def reconstruct(
     steps: options.Steps = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Encode and decode the truth: what the compression of a run alone costs."""
+    """Encode and decode the truth, to see what is lost."""
     initial = start_frame(start)
     from eddycast import api
 

@@ -80,7 +80,7 @@ def latents(
     split: Annotated[str, typer.Option(help="Whose pieces.")] = "train",
     seed: options.Seed = 0,
 ) -> None:
-    """Tell what latents know of the parameters: distances, and a probe that predicts them."""
+    """Tell what cached latents know of the parameters."""
     from eddycast import api
 
     found = api.analyse_latents(cache, split=split, out=out, picture=picture, seed=seed)
@@ -137,7 +137,7 @@ def compare(
     seed: options.Seed = 0,
     device: options.Device = "cpu",
 ) -> None:
-    """Compare several runs on the same cases: one table, one report."""
+    """Compare several runs on the same cases."""
     from eddycast import api
 
     api.compare(runs, data=data, out=out, members=members, steps=steps, seed=seed, device=device)
