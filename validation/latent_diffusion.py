@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -289,11 +291,9 @@ def guidance(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
             )
             choices: dict[str, dict[str, Any]] = {what: {}}
             if what == next(iter(OPERATORS)):
-                choices = {
-                    "no observations": {"observed": "none"},
-                    what: {},
-                    f"{what}, alone": {"representation": False},
-                }
+                choices = {"no observations": {"observed": "none"}, **choices}
+            if "sensors" in how:
+                choices[f"{what}, alone"] = {"representation": False}
             for label, chosen in choices.items():
                 begun = time.process_time()
                 analysis = forecaster.assimilate(
@@ -315,9 +315,10 @@ def guidance(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
                         for key, values in scores.items()
                     },
                     "spread_skill": (scores["variance"].mean() / scores["squared_error"].mean()).sqrt().item(),
-                    "representation": {
-                        key: value for key, value in analysis.attrs.items() if "representation" in str(key)
-                    },
+                    "representation_std": [
+                        round(float(analysis[name].attrs.get("representation_std", 0.0)), 5)
+                        for name in dataset.field_names
+                    ],
                     "cpu_seconds": round(time.process_time() - begun, 1),
                     "passes": [analysis.attrs[f"eddycast_network_passes_{way}"] for way in ("forward", "backward")],
                 }
@@ -348,7 +349,21 @@ def training_curves(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[
     return {"curves": rows, "note": "done"}
 
 
+def latents(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
+    """What the latents of each rate know of gamma, on the training trajectories."""
+    rows = {}
+    for name, forecaster in runs.items():
+        with tempfile.TemporaryDirectory() as place:
+            api.encode(forecaster, dataset, out=Path(place) / "latents", splits=["train"])
+            found = api.analyse_latents(Path(place) / "latents", seed=seed)
+        rows[name] = {one.name: one.to_dict() for one in found.parameters}
+        told = ", ".join(f"{one.name}: R2 {one.r2:.3f}, order {one.order:.2f}" for one in found.parameters)
+        print(f"  {name:<28} {told}", flush=True)
+    return {"latents": rows, "note": "done"}
+
+
 PROTOCOLS = {
+    "ld-latents": latents,
     "ld-emulation": emulation,
     "ld-contexts": contexts,
     "ld-costs": costs,

@@ -162,6 +162,31 @@ def training() -> str:
     return table(["", "validation VRMSE at step", "CPU-s per step", "CPU-min"], rows)
 
 
+def latents() -> str:
+    """How well a probe of the central token tells a parameter, and how the latent space is ordered along it."""
+    rows = []
+    for record in found("latents"):
+        for name, parameters in record["result"]["latents"].items():
+            for parameter, row in parameters.items():
+                chance = max(value for value in row["r2_permuted"] if value is not None)
+                furthest = max(value for line in row["bures_wasserstein"] for value in line if value is not None)
+                floors = [value for value in row["floor"] if value is not None]
+                floor = f"{sum(floors) / len(floors):.2f}" if floors else ""
+                rows.append(
+                    [
+                        name,
+                        parameter,
+                        f"{row['r2']:.3f}",
+                        f"{chance:.3f}",
+                        f"{row['order']:.2f}",
+                        f"{furthest:.2f}",
+                        floor,
+                    ]
+                )
+    header = ["compression", "parameter", "R² of the probe", "of dealt parameters, at most", "order along it"]
+    return table([*header, "largest Bures–Wasserstein distance", "by chance"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ld-emulation": emulation,
     "ld-calibration": calibration,
@@ -173,6 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ld-costs": costs,
     "ld-guidance": guidance,
     "ld-training": training,
+    "ld-latents": latents,
 }
 
 

@@ -47,7 +47,7 @@ TURBULENCE_NETWORK = UNetConfig(channels=(32, 64), blocks=1, kernel=3)
 AUTOENCODER = AutoencodingConfig(
     channels=(16, 32, 64, 64), blocks=1, latent_channels=16, residual_width=16, loss="vrmse"
 )
-AUTOENCODER_TRAINING = TrainingSettings(steps=3000, batch_size=16)
+AUTOENCODER_TRAINING = TrainingSettings(steps=3000, batch_size=16, learning_rate=2e-3)
 EMULATOR_TRAINING = TrainingSettings(steps=8000, batch_size=16, learning_rate=2e-3)
 
 SYSTEMS: dict[str, tuple[str, SimulationSettings, SpaceSettings, AutoencodingConfig, NetworkConfig, NetworkConfig, int]] = {
