@@ -14,10 +14,11 @@ from latent_runs import FAMILIES, STEPS, alone, flow, recipe, train
 
 from eddycast import api
 from eddycast.api.forecaster import shipped
-from eddycast.data import Dataset, from_arrays
+from eddycast.data import Dataset, Normalisation, from_arrays
 from eddycast.emulators import Autoencoding, LatentSpace, WindowDiffusion
 from eddycast.errors import InputError
 from eddycast.recipes import SpaceSettings, latents, load_run, open_cache
+from eddycast.recipes.calibration import physical_scale
 from eddycast.training import RunDirectory, read_tensors
 
 
@@ -396,3 +397,16 @@ def test_edited_shapes_end_in_one_line(inner, key, value, trained, tmp_path):
     with pytest.raises(InputError) as caught:
         api.load(tmp_path / "run")
     line(caught)
+
+
+def test_log_fields_are_scored_in_their_own_unit():
+    """Their standard deviation in the space is that of a logarithm."""
+    truth = torch.randn(3, 4, 2, 8, generator=torch.Generator().manual_seed(0))
+    truth[:, :, 0] = 1000 * truth[:, :, 0].exp()
+    truth[0, 1, 0, 3] = torch.nan
+    space = Normalisation(
+        torch.zeros(1, 2, 1), torch.tensor([[1.0], [0.7]]), torch.ones(2), ("a", "b"), (), (0.1, None)
+    )
+    density = truth[:, :, 0][truth[:, :, 0].isfinite()]
+    assert physical_scale(space, truth).flatten().tolist() == pytest.approx([density.std(correction=0).item(), 0.7])
+    assert torch.equal(physical_scale(replace(space, offsets=()), truth), space.std)

@@ -285,7 +285,7 @@ def test_stored_states_of_clawpack_hold_the_equation_of_state(kind, clawpack):
 def test_runs_from_the_same_rectangles_follow_clawpack(kind, clawpack):
     """Same start, same 128 x 128 cells, another scheme (split, Roe, MC limiter): mean |error| of the density over its deviation.
 
-    Measured 1.0 to 1.8 % at t = 0.15 and 1.6 to 3.0 % at 0.3, where a grid twice as fine changes Clawpack's own by 3 %.
+    Measured 1.0 to 2.0 % at t = 0.15 and 1.6 to 3.0 % at 0.3, where a grid twice as fine changes Clawpack's own by 3 %.
     """
     states, gamma, pieces = clawpack[kind]
     index = [at for at, one in enumerate(pieces) if one is not None][:2]

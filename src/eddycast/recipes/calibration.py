@@ -53,15 +53,18 @@ def verification(dataset: Dataset, context: int, *, cases: int, steps: int) -> V
 
 
 def validation(
-    emulator: Emulator, dataset: Dataset, std: Tensor, settings: EvaluationSettings
+    emulator: Emulator, dataset: Dataset, space: Normalisation, settings: EvaluationSettings
 ) -> Callable[[], float] | None:
-    """Mean CRPS of short forecasts of the validation split in standard deviations; None where it is too short for one."""
+    """Mean CRPS of short forecasts of the validation split in standard deviations; None where it is too short for one.
+
+    Those of the training split; of log fields, which it knows as logarithms only, those of the truth.
+    """
     if isinstance(emulator.model, Autoencoding):
         return None
     cases = verification(dataset, emulator.context, cases=settings.validation_cases, steps=settings.validation_steps)
     if cases is None:
         return None
-    members, scale = settings.validation_members, std.clamp_min(1e-12)
+    members, scale = settings.validation_members, physical_scale(space, cases.truth)
 
     def score() -> float:
         ensemble = emulator.forecast(cases.context, cases.conditions, cases.leads, members=members, seed=0)
@@ -69,6 +72,16 @@ def validation(
         return values[torch.isfinite(cases.truth)].mean().item()  # a member that blows up shows as NaN
 
     return score
+
+
+def physical_scale(space: Normalisation, truth: Tensor) -> Tensor:
+    """Standard deviation of each field in its own unit, (channel, *space or ones); truth (case, lead, channel, *space)."""
+    scale = space.std.clamp_min(1e-12).clone()
+    for channel, offset in enumerate(space.offsets):
+        if offset is not None:
+            values = truth[:, :, channel]
+            scale[channel] = values[torch.isfinite(values)].std(correction=0).clamp_min(1e-12)
+    return scale
 
 
 def reconstruction_error(

@@ -30,7 +30,7 @@ EULER = SimulationSettings(
 )
 """Every fourth of 101 states, as published."""
 CONVECTION = SimulationSettings(
-    "rayleigh-benard", trajectories=80, steps=60, parameters={"rayleigh": (1e5, 1e6), "prandtl": (0.5, 2.0)}, grid=(64, 32), dt=1.0
+    "rayleigh-benard", trajectories=80, steps=60, parameters={"Rayleigh": (1e5, 1e6), "Prandtl": (0.5, 2.0)}, grid=(64, 32), dt=1.0
 )  # fmt: skip
 TURBULENCE = SimulationSettings("turbulence-gravity-cooling", trajectories=40, steps=20, grid=(16, 16, 16))
 
@@ -81,7 +81,7 @@ FAMILIES: dict[str, tuple[FamilyConfig, str]] = {
 
 SMOKE_DATA: dict[str, dict[str, Any]] = {
     "euler": {"trajectories": 10, "steps": 8, "grid": (16, 16)},
-    "rayleigh-benard": {"trajectories": 10, "steps": 7, "grid": (16, 16), "dt": 0.25, "parameters": {"rayleigh": 1e4}},
+    "rayleigh-benard": {"trajectories": 10, "steps": 7, "grid": (16, 16), "dt": 0.25, "parameters": {"Rayleigh": 1e4}},
     "turbulence": {"trajectories": 10, "steps": 7, "grid": (8, 8, 8)},
 }
 SMOKE_LATENTS: dict[str, Any] = {"channels": (4, 8), "latent_channels": 3, "residual_width": 4}
@@ -148,7 +148,7 @@ def smoke(small: Recipe, system: str) -> Recipe:
 PAPER_DATA = {
     "euler": replace(EULER, trajectories=10_000, grid=(512, 512)),
     "rayleigh-benard": replace(
-        CONVECTION, trajectories=1750, steps=50, grid=(512, 128), dt=1.0, parameters={"rayleigh": (1e6, 1e10), "prandtl": (0.1, 10.0)}
+        CONVECTION, trajectories=1750, steps=50, grid=(512, 128), dt=1.0, parameters={"Rayleigh": (1e6, 1e10), "Prandtl": (0.1, 10.0)}
     ),
     "turbulence": replace(TURBULENCE, trajectories=2700, steps=50, grid=(64, 64, 64)),
 }  # fmt: skip

@@ -287,9 +287,9 @@ def _train(
     files, dataset, space = RunDirectory(directory), material.dataset, material.statistics
     shape = model_shape(dataset, recipe)
     model = seeded_model(recipe, shape).to(device)
-    assert isinstance(model, Trainable), "families of recipes are trained"
     if isinstance(model, Autoencoding):
         require_encodable(model, dataset, space)
+    assert isinstance(model, Trainable), "families of recipes are trained"
     stages = model.stages()
     frames = max(each.frames for each in stages)
     if resume:
@@ -307,7 +307,7 @@ def _train(
     if start is not None:
         load_weights(model, RunDirectory(start))
     emulator = Emulator(model, material.space, guard)  # type: ignore[arg-type]
-    validate, score_name = validation(emulator, dataset, space.std, recipe.evaluation), "validation_crps"
+    validate, score_name = validation(emulator, dataset, space, recipe.evaluation), "validation_crps"
     if isinstance(model, Autoencoding):
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset)
