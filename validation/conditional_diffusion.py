@@ -20,7 +20,7 @@ from protocols import stability
 from torch import Tensor
 
 from eddycast import api, metrics
-from eddycast.api.forecaster import configured
+from eddycast.api.settings import configured
 from eddycast.errors import InputError
 
 Forecasters = Mapping[str, api.Forecaster]

@@ -39,7 +39,7 @@ from eddycast.guidance import (
     StationaryGamma,
     VideoDiffusionGuidance,
 )
-from eddycast.recipes.train import describe_hardware
+from eddycast.recipes.record import describe_hardware
 
 SCHEDULE = CosineSchedule()
 STEPS = 64

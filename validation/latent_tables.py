@@ -15,8 +15,7 @@ from pages import ROOT, results, table
 PICTURES = ROOT / "docs" / "pictures"
 RATES = ("5", "20", "80")
 HORIZONS = ("1", "1-5", "6-15", "16-25")
-EVALUATED = {"1": "1", "1-5": "1:5", "6-15": "6:15", "16-25": "16:25"}
-"""Horizons as `eddycast evaluate` calls them."""
+PUBLISHED = ("low_band_power_rmse", "mid_band_power_rmse", "high_band_power_rmse", "wasserstein_values", "semd")
 
 
 def found(job: str) -> list[dict[str, Any]]:
@@ -79,22 +78,20 @@ def calibration() -> str:
 
 
 def spectra() -> str:
-    """Errors of the power spectrum in three bands, and distances of values and of mass, as `eddycast evaluate` gives them."""
-    wanted = ("spectrum_low", "spectrum_mid", "spectrum_high")
+    """Errors of the power spectrum in three bands, distance of values, and mass to carry, as `eddycast evaluate` gives them."""
+    wanted = ("low_band_power_rmse", "mid_band_power_rmse", "high_band_power_rmse", "wasserstein_values", "semd")
     rows = []
     for record in found("emulation"):
         for name, row in record["result"]["latent_rows"].items():
-            scores = row.get("published") or {}
-            names = [key for key in scores.get("1:5", {}) if any(part in key for part in wanted)]
-            names += [key for key in scores.get("1:5", {}) if "wasserstein" in key or "earth" in key]
+            scores = row.get("published")
+            if not scores:
+                continue
             cells = [
-                " / ".join(f"{scores[label].get(key, float('nan')):.3f}" for key in names)
+                " / ".join(f"{scores[label][key]:.3f}" if key in scores[label] else "" for key in wanted)
                 for label in ("1:5", "6:15", "16:25")
-                if label in scores
             ]
-            if cells:
-                rows.append([named(record, name), *cells])
-    return table(["", "leads 1-5", "6-15", "16-25"], rows)
+            rows.append([named(record, name), *cells])
+    return table(["low / mid / high band / Wasserstein / SEMD", "leads 1-5", "6-15", "16-25"], rows)
 
 
 def contrasts() -> str:
@@ -219,9 +216,10 @@ def draw(runs: Path) -> None:
     )
     for panel, label in zip(panels, HORIZONS, strict=True):
         for kind, colour, marker in kinds:
-            here = [rows[f"{kind} /{rate}"]["horizons"][label] for rate in RATES if f"{kind} /{rate}" in rows]
+            known = [rate for rate in RATES if f"{kind} /{rate}" in rows]
+            here = [rows[f"{kind} /{rate}"]["horizons"][label] for rate in known]
             panel.errorbar(
-                [float(rate) for rate in RATES[: len(here)]], [part["vrmse_mean"] for part in here],
+                [float(rate) for rate in known], [part["vrmse_mean"] for part in here],
                 [part["vrmse_mean_se"] for part in here], color=colour, marker=marker, label=kind, capsize=2,
             )  # fmt: skip
         for name, colour in (("pixel diffusion", "#009e73"), ("pixel solver", "#cc79a7")):

@@ -28,8 +28,8 @@ from eddycast.files import write_json
 from eddycast.grid import Grid, periodic_axis
 from eddycast.recipes import all_recipes, get_recipe
 from eddycast.recipes.latent_diffusion import SYSTEMS as LATENT_SYSTEMS
+from eddycast.recipes.record import describe_hardware
 from eddycast.recipes.run import seeded_model
-from eddycast.recipes.train import describe_hardware
 from eddycast.simulators import get_system
 from eddycast.training import SilentObserver
 from eddycast.training.optimiser import build_optimisers

@@ -32,7 +32,7 @@ from eddycast.metrics import power_spectrum, shells
 from eddycast.noise import MemberNoise
 from eddycast.numerics.incompressible import energy, enstrophy
 from eddycast.numerics.truncated import resample
-from eddycast.recipes.train import cpu_name
+from eddycast.recipes.record import cpu_name
 from eddycast.simulators import get_system, integrate, simulate, uniform_times, with_initial
 
 ROOT = Path(__file__).parent.parent

@@ -25,7 +25,7 @@ from torch import Tensor
 from eddycast.noise import MemberNoise
 from eddycast.numerics.lyapunov import leading_exponent
 from eddycast.numerics.wall_modes import chebyshev_interpolation, legendre_values, quadrature
-from eddycast.recipes.train import cpu_name
+from eddycast.recipes.record import cpu_name
 from eddycast.simulators import RayleighBenard, integrate, uniform_times
 from eddycast.simulators.rayleigh_benard import diffusivities
 

@@ -28,7 +28,7 @@ from own_data import sample_data
 
 from eddycast import api
 from eddycast.files import write_json
-from eddycast.recipes.train import describe_hardware
+from eddycast.recipes.record import describe_hardware
 from eddycast.training import ProgressBar
 
 HERE = Path(__file__).parent
@@ -48,9 +48,7 @@ class Job:
     run: str = ""
     runs: dict[str, str] = field(default_factory=dict)  # several, by the name that the protocol knows them by
     test: str = ""  # data to score on, where they are not the test split of `data`
-    autoencoder: str = (
-        ""  # label of the run whose latents an emulator works in; empty: it trains its own, or works with pixels
-    )
+    autoencoder: str = ""  # label of the run whose latents an emulator works in; empty: its own, or pixels
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
 

@@ -215,4 +215,5 @@ def test_an_analysis_with_a_run_measures_it_on_the_training_states_and_says_so(t
     again = lossy.assimilate(by_hand, members=2, overrides=FEW | OFF)
     assert abs(again[field].values - told[field].values).max() < 1e-3
     assert abs(plain_obs[field].values - told[field].values).max() > 1e-2
-    assert told.attrs["eddycast_observed_departure_rms"] > 1.2 * again.attrs["eddycast_observed_departure_rms"]
+    name = "eddycast_observed_departure_rms"  # in units of the error that was reckoned with, whoever enlarged it
+    assert told.attrs[name] == pytest.approx(again.attrs[name], rel=1e-2)

@@ -273,7 +273,10 @@ def test_amortised_models_begin_with_what_is_known_and_guide_the_rest():
     )  # of frames -1 and 0
     assert torch.equal(analysis[:, :, 0], start[:, :, 1])
     for changes, words in (
-        ({}, "amortised model cannot start with nothing known: pass a background, or observe the first 2 frames"),
+        (
+            {},
+            r"amortised model cannot start with nothing known: pass a background \(--background\), or observe the first 2 frames",
+        ),
         ({"given": 0}, "it continues 2 states, got given=0"),
         ({"rollout": "all-at-once"}, "use rollout=autoregressive"),
         ({"previous": "guidance"}, "use rollout=autoregressive and previous=input"),

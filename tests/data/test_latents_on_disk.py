@@ -308,6 +308,9 @@ def test_a_folder_without_a_manifest_is_no_cache(tmp_path):
         open_latents(tmp_path)
     with pytest.raises(InputError, match="is no cache of latents"):
         read_manifest(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text('{"system": "euler-multi-quadrants-periodic"}')  # of simulated data
+    with pytest.raises(InputError, match="is no cache of latents"):
+        read_manifest(tmp_path)
 
 
 # The grid of latents.

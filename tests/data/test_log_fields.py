@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eddycast.autoencoders import Components, View
 from eddycast.data import Dataset, Field, Normalisation, from_arrays, statistics
-from eddycast.data.normalisation import LARGEST_LOG
+from eddycast.data.logarithms import LARGEST_LOG
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Grid, periodic_axis
 

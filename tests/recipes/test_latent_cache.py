@@ -166,7 +166,7 @@ def test_a_wrong_cache_is_refused_by_training(encoder, data, cache, tmp_path):
         train(recipe(copies=2), data, tmp_path / "c", autoencoder=encoder.path, latents=cache)
     with pytest.raises(InputError, match="is no cache of latents"):
         train(recipe(), data, tmp_path / "d", autoencoder=encoder.path, latents=tmp_path)
-    assert not (tmp_path / "d" / "autoencoder").exists()
+    assert not any((tmp_path / name).exists() for name in "abcd")
     api.encode(encoder, data, out=tmp_path / "tests", splits=["test"])
     with pytest.raises(InputError, match="Unknown split 'train'; valid ones: test"):
         train(recipe(copies=1), data, tmp_path / "e", autoencoder=encoder.path, latents=tmp_path / "tests")
@@ -247,6 +247,11 @@ def test_where_latents_cannot_be_written(encoder, data, tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     with pytest.raises(InputError, match="was not written by eddycast"):
         api.encode(encoder, data, out=tmp_path / "mine")
+    (tmp_path / "simulated").mkdir()
+    (tmp_path / "simulated" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="was not written by eddycast"):
+        api.encode(encoder, data, out=tmp_path / "simulated")
+    assert (tmp_path / "simulated" / "manifest.json").exists()
     with pytest.raises(InputError, match="create it first"):
         api.encode(encoder, data, out=tmp_path / "nowhere" / "cache")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"

@@ -245,6 +245,16 @@ def test_settings_follow_the_autoencoder_that_is_given(encoder, data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "setting", ["autoencoder.model.latent_channels", "autoencoder.training.steps", "space.vectors"]
+)
+def test_settings_of_a_trained_autoencoder_are_not_asked_for_in_vain(setting, encoder, data, tmp_path):
+    with pytest.raises(InputError, match=f"{setting} was settled when") as caught:
+        train(recipe(), data, tmp_path / "run", autoencoder=encoder.path, overrides={setting: 5})
+    line(caught)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"stage": "diffuson"}, r"no stage 'diffuson': it has autoencoder, diffusion"),

@@ -24,7 +24,7 @@ from eddycast.recipes import (
 from eddycast.simulators import get_system
 
 NAMES = sorted(all_recipes())
-SIZES = {"smoke": (1e3, 5e4), "small": (5e4, 2.5e6), "paper": (3e6, 1e9)}
+SIZES = {"smoke": (1e3, 6e4), "small": (5e4, 2.5e6), "paper": (3e6, 1e9)}
 """Parameters of each size: seconds, half an hour of two cores, days of a GPU."""
 
 
@@ -51,6 +51,20 @@ def test_every_recipe_builds_a_model_of_its_size_whose_stages_train_it(name):
     stages = model.stages()
     assert len({stage.name for stage in stages}) == len(stages)
     assert all(stage.share > 0 and stage.frames >= 1 for stage in stages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_can_simulate_its_data(name):
+    """Its system has the parameters and settings that it names, takes values in those ranges, and has as many axes."""
+    simulation = get_recipe(name).simulation
+    if simulation is None:
+        return
+    info = get_system(simulation.system).info
+    known = {one.name: one for one in (*info.parameters, *info.initial)}
+    for key, value in {**simulation.parameters, **simulation.initial}.items():
+        low, high = value if isinstance(value, tuple) else (value, value)
+        assert known[key].low <= low <= high <= known[key].high
+    assert simulation.grid is None or len(simulation.grid) == len(info.shape)
 
 
 @pytest.mark.parametrize("name", NAMES)

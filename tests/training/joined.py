@@ -20,9 +20,9 @@ from eddycast.conditions import Conditions
 from eddycast.data import Dataset, statistics
 from eddycast.emulators import Space, Trainable
 from eddycast.recipes import get_recipe
+from eddycast.recipes.measured import model_shape, sample_windows
 from eddycast.recipes.recipe import with_overrides
 from eddycast.recipes.run import seeded_model
-from eddycast.recipes.train import model_shape, sample_windows
 from eddycast.training import RunDirectory, Training, read_tensors
 
 FORKS = multiprocessing.get_context("forkserver")

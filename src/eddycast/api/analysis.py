@@ -47,7 +47,7 @@ def analyse(
     progress: Any,
 ) -> xr.Dataset:
     """See `Forecaster.assimilate`."""
-    from eddycast.api.forecaster import rebuilt
+    from eddycast.api.settings import rebuilt
 
     emulator = emulator_for(forecaster, observations)
     name = method or default_method(emulator)
@@ -87,7 +87,7 @@ def analyse(
         attributes |= {"eddycast_block": task.block, "eddycast_horizon": task.forecast}
         initial = later_frames(initial, task.starts(observations.num_times))
         blocks = blocks[:, :, :, : task.block].flatten(2, 3)
-    seen = used.window(0, blocks.shape[2])
+    seen = trusted.window(0, blocks.shape[2])  # in units of the error that was reckoned with
     if bool(seen.mask.any()):
         attributes["eddycast_observed_departure_rms"] = departure_rms(blocks, seen)
     if held is not None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
 
 from eddycast import __version__
+from eddycast.api.settings import configured
 from eddycast.api.shares import pass_attributes, shared_advance
 from eddycast.api.solvers import refuse, solver, solver_attributes
 from eddycast.conditions import Conditions
@@ -24,29 +23,19 @@ from eddycast.emulators import (
     Climatology,
     Emulator,
     IdentitySpace,
-    LatentSpace,
     Persistence,
     count_passes,
 )
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
-from eddycast.recipes import Recipe, Run, autoencoder_of, explain, load_run, parse_value, sample_states
+from eddycast.recipes import Recipe, Run, autoencoder_of, load_run, parse_value, sample_states
 from eddycast.simulators import SYSTEMS, get_system
 
 BASELINES = {
     "persistence": "the last state, for ever",
     "climatology": "states of the training data, from the same time of the year where there is one",
 }
-_STEPS = ("sampler", "num_steps", "grid", "sampler_options")
-SAMPLING = {
-    "scoring": ("noise_scale",),
-    "joint": ("context", "overlap", *_STEPS, "conditioning", "gamma", "std", "rollout", "stride"),
-    "amortised": _STEPS,
-    "universal": ("context", "overlap", *_STEPS),
-    "neural-solver": ("context", "overlap"),
-}
-"""Settings of each family that may differ between training and use."""
 ARCHIVE = 1024
 """States of the training data that the climatology draws from."""
 
@@ -369,34 +358,3 @@ def load(run: str | Path | Forecaster, *, device: str = "cpu") -> Forecaster:
         f"There is no run {name!r}: expected a run directory, a shipped run ({', '.join(shipped()) or 'none'}), system:NAME "
         f"({', '.join(SYSTEMS)}) or baseline:NAME ({', '.join(BASELINES)})."
     )
-
-
-def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
-    """A trained emulator with other sampling settings, and perhaps without its guard."""
-    config = emulator.model.config  # type: ignore[attr-defined]
-    own = SAMPLING.get(config.kind, ())
-    dressable = isinstance(emulator.space, LatentSpace) and emulator.space.residual is not None
-    refuse(given, (*own, "guard", "chunk", *(["dress"] if dressable else [])))
-    if given.get("dress"):
-        emulator = replace(emulator, dress=True)
-    if given.get("guard") is False:
-        emulator = emulator.without_guard()
-    if "chunk" in given:
-        emulator = replace(emulator, chunk=int(given["chunk"]))
-    changes = {key: value for key, value in given.items() if key in own}
-    if changes:
-        model = copy(emulator.model)  # shares the weights; the run keeps its own settings
-        model.config = rebuilt(config, changes)  # type: ignore[attr-defined]
-        emulator = replace(emulator, model=model)
-    return emulator
-
-
-def rebuilt(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """A frozen dataclass with some fields replaced and checked. Raises: InputError for a name or value that does not fit."""
-    assert is_dataclass(settings), "settings are dataclasses"
-    refuse(changes, tuple(field.name for field in fields(settings)))
-    content = {field.name: getattr(settings, field.name) for field in fields(settings)} | dict(changes)
-    try:
-        return TypeAdapter(type(settings)).validate_python(content)
-    except ValidationError as error:
-        raise InputError(f"--set: {explain(error)}") from error

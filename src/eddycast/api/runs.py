@@ -29,6 +29,8 @@ from eddycast.recipes import (
 )
 from eddycast.training import ProgressBar, TrainingObserver
 
+GIVEN = ("autoencoder.model", "autoencoder.training", "space")
+"""Settings that come with a trained autoencoder."""
 AUTOENCODER_SHARE = 0.5
 """Of the minutes of a recipe that trains an autoencoder before its emulator."""
 
@@ -84,6 +86,10 @@ def train(
     settings = dict(overrides or {})
     found = find_recipe(recipe)
     whole = found.autoencoder is not None and autoencoder is None
+    if autoencoder is not None and (vain := [key for key in settings if key.startswith(GIVEN)]):
+        raise InputError(
+            f"{vain[0]} was settled when {autoencoder} was trained: leave it out, or train another autoencoder with it."
+        )
     if minutes is not None:
         settings["training.minutes"] = (1 - AUTOENCODER_SHARE) * minutes if whole else minutes
         if whole:

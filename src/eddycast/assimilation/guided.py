@@ -132,7 +132,7 @@ def _begin(
             f"given={given} states do not leave a new one in a window of {require_denoiser(emulator.model).frames}."
         )
     if not _complete(observations, given):
-        why = f"{needed}: pass a background, or observe" if needed else f"given={given} needs"
+        why = f"{needed}: pass a background (--background), or observe" if needed else f"given={given} needs"
         raise InputError(f"{why} the first {given} frames at every point (eddycast observe --complete {given}).")
     states = observations.filled[:, :given]
     return states.expand(members, *states.shape).flatten(0, 1), 0

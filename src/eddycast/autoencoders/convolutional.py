@@ -30,7 +30,7 @@ class AutoencoderConfig:
         padding: `boundary`: wrapped where periodic, edge repeated where bounded; `zeros`, as published, whatever the boundary.
         init: `identity`: resampling convolutions begin as copies; `default`: with torch's usual weights.
         saturation: A key of `layers.SATURATIONS`.
-        bound: What latents stay below, so that nothing needs to standardise them.
+        bound: What latents stay below (unless `saturation` is none), so that nothing needs to standardise them.
         dropout: Within residual blocks, in training.
 
     Raises: ValueError for sizes that no network has.

@@ -42,7 +42,9 @@ SATURATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "tanh": lambda z, bound: bound * torch.tanh(z / bound),
     "none": lambda z, bound: z,
 }
-"""Odd, increasing, of slope 1 at 0 and smaller than the bound. `root`, z / sqrt(1 + (z / bound)^2), is that of arXiv:2507.02608."""
+"""Odd, increasing, of slope 1 at 0 and, but for `none`, smaller than the bound.
+
+`root`, z / sqrt(1 + (z / bound)^2), is that of arXiv:2507.02608."""
 
 
 class PlacedConv(nn.Module):

@@ -108,9 +108,12 @@ def encode(
         )
     points = " x ".join(map(str, cache.grid.shape))
     options.say(f"Wrote latents {out}: {len(cache.fields)} channels on {points} points, {sum(cache.lengths)} states")
-    options.say(
-        f"Next: eddycast train RECIPE --data {quoted(data)} --autoencoder {quoted(run)} --latents {quoted(str(out))}"
-    )
+    if split in (None, "train"):
+        options.say(
+            f"Next: eddycast train RECIPE --data {quoted(data)} --autoencoder {quoted(run)} --latents {quoted(str(out))}"
+        )
+    else:  # nothing to train on
+        options.say(f"Next: eddycast latents {quoted(str(out))} --split {quoted(split)} --picture latents.png")
 
 
 def reconstruct(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -85,10 +86,11 @@ def latents(
 
     found = api.analyse_latents(cache, split=split, out=out, picture=picture, seed=seed)
     for one in found.parameters:
-        accuracy = "" if one.accuracy != one.accuracy else f", right value {one.accuracy:.0%} (chance {one.chance:.0%})"
+        accuracy = "" if math.isnan(one.accuracy) else f", right value {one.accuracy:.0%} (chance {one.chance:.0%})"
         options.say(
             f"{one.name}: a probe of the central token explains {one.r2:.0%} of its variance in unseen trajectories "
-            f"({float(one.r2_permuted.max()):.0%} at most of dealt ones){accuracy}; order of the latent space along it {one.order:.2f}"
+            f"(at most {float(one.r2_permuted.max()):.0%} where values are shuffled){accuracy}; "
+            f"order of the latent space along it {one.order:.2f}"
         )
     for path in (out, picture):
         if path is not None:

@@ -92,7 +92,7 @@ def write_latents(
 
     Raises: InputError when the directory exists and is no cache, or a latent is not finite.
     """
-    with atomic_output(path, overwrite=True, is_ours=lambda place: (place / MANIFEST).is_file()) as stage:
+    with atomic_output(path, overwrite=True, is_ours=is_cache) as stage:
         stage.mkdir()
         entries: list[dict[str, Any]] = []
         with h5py.File(stage / STATES, "w") as file:
@@ -112,10 +112,17 @@ def write_latents(
         write_json(stage / MANIFEST, {"format": FORMAT, "grid": grid.to_dict(), "pieces": entries, **summary})
 
 
+def is_cache(path: Path) -> bool:
+    """Whether a directory holds a cache of latents; simulated data have a manifest too."""
+    return (path / MANIFEST).is_file() and (path / STATES).is_file()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a cache. Raises: InputError for a directory that is none, or of a later format."""
-    if not (path / MANIFEST).is_file():
-        raise InputError(f"{path} is no cache of latents: expected {MANIFEST} in it; `eddycast encode` makes one.")
+    if not is_cache(path):
+        raise InputError(
+            f"{path} is no cache of latents: expected {MANIFEST} and {STATES} in it; `eddycast encode` makes one."
+        )
     keys = ("format", "grid", "pieces", "provenance", "dt", "time_units", "cycle", "parameter_names")
     content = read_object(path / MANIFEST, *keys)
     if content["format"] != FORMAT:
@@ -158,7 +165,7 @@ def _channels(states: Any, frames: int, grid: Grid) -> int | None:
     """Channels of the array of a piece; None where it is no such array."""
     if not isinstance(states, h5py.Dataset) or states.is_virtual or states.external is not None:
         return None
-    shape = tuple(states.shape or ())
+    shape: Any = states.shape or ()  # none of a null array
     fits = len(shape) == 2 + len(grid.shape) and shape[0] == frames and shape[2:] == grid.shape
     return shape[1] if fits and shape[1] > 0 and states.dtype == "float32" else None
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eddycast.emulators.increments import increment_scale
+
+LARGEST_SCALE = 1.5
+"""Independent states of variance one differ by sqrt(2): what is measured beyond that is chance."""
+
+
+def departure_scales(x: Tensor, frames: int) -> Tensor:
+    """Scales for `departure` in windows of so many frames, (frames - 1, channel), from training data (batch, time, channel, *space)."""
+    return increment_scale(x, frames - 1).clamp_max(LARGEST_SCALE)
+
 
 def departure(x: Tensor, known: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Base (batch, time, channel, *space) and scale (batch, time, channel, 1, ...) of x = base + scale w.
@@ -14,7 +24,7 @@ def departure(x: Tensor, known: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]
     Args:
         x: Window whose known frames are valid.
         known: Which frames are known, (batch, time).
-        scales: `increments.increment_scale` for lags 1, 2, ..., (lag, channel).
+        scales: From `departure_scales`, for lags 1, 2, ..., (lag, channel).
     """
     frames = torch.arange(known.shape[1], device=x.device)
     distance = (frames[:, None] - frames).abs().expand(len(known), -1, -1)

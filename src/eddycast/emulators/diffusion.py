@@ -11,9 +11,8 @@ from eddycast.conditions import Conditions
 from eddycast.diffusion import SCHEDULES, TIME_LAWS, PreconditionedDenoiser, denoising_loss
 from eddycast.diffusion.schedules import scales
 from eddycast.emulators.composition import compose
-from eddycast.emulators.departures import departure, states_alone
+from eddycast.emulators.departures import departure, departure_scales, states_alone
 from eddycast.emulators.diffusion_kinds import DiffusionConfig, InputSettings, JointConfig
-from eddycast.emulators.increments import increment_scale
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.protocols import OpenWindow, Stage, TrainingBatch
 from eddycast.guidance import GaussianLikelihood, SDAGuidance
@@ -76,7 +75,7 @@ class WindowDiffusion(nn.Module):
 
     def prepare(self, x: Tensor) -> None:
         """Measure the scale of increments on windows of training data (batch, time, channel, *space)."""
-        self.scales.copy_(increment_scale(x, self.config.frames - 1).clamp_max(1.5))
+        self.scales.copy_(departure_scales(x, self.config.frames))
 
     def departure(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Base (batch, time, channel, *space) and scale (batch, time, channel, 1, ...) of what is diffused; 0 and 1 for states.

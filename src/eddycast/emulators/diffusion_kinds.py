@@ -8,7 +8,7 @@
 All are one class, `WindowDiffusion`. A window of W states gives P = W - C new ones where C are known (P | C in the papers).
 
 To add a kind: a config here with `layout`, `variable`, `loss_on` and `masks`, and an alternative in `DiffusionConfig`; an entry in
-`FAMILIES` and `FamilyConfig` (`emulators/__init__.py`), in `TITLES` (`recipes/sizes.py`) and in `SAMPLING` (`api/forecaster.py`).
+`FAMILIES` and `FamilyConfig` (`emulators/__init__.py`), in `TITLES` (`recipes/sizes.py`) and in `SAMPLING` (`api/settings.py`).
 """
 
 from __future__ import annotations

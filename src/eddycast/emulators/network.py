@@ -13,6 +13,7 @@ from eddycast.emulators.passes import record
 from eddycast.networks import NetworkConfig, build_network
 
 POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+"""Means over the points of each latent one, by the number of space axes."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.emulators.departures import departure, states_alone
-from eddycast.emulators.increments import increment_scale
+from eddycast.emulators.departures import departure, departure_scales, states_alone
 from eddycast.emulators.mask_laws import PREFIX_LAWS, draw_counts, prefixes
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
 from eddycast.emulators.objectives import almost_fair_crps
@@ -115,7 +114,7 @@ class NeuralSolver(nn.Module):
 
     def prepare(self, x: Tensor) -> None:
         """Measure the scale of increments on windows of training data (batch, time, channel, *space)."""
-        self.scales.copy_(increment_scale(x, self.config.frames - 1).clamp_max(1.5))
+        self.scales.copy_(departure_scales(x, self.config.frames))
 
     def predict(self, x: Tensor, known: Tensor, conditions: Conditions, noise: Tensor | None) -> Tensor:
         """All states of windows x of which the frames `known` (batch, time) are given; noise (batch, time, noise, *space)."""

@@ -12,7 +12,6 @@ from eddycast.evaluation.wording import align, number, spread_out
 if TYPE_CHECKING:
     from eddycast.evaluation.scores import Scores
 
-# Score and heading; the physical ones are in climatological deviations.
 COLUMNS = (
     ("vrmse_published", "VRMSE mean"),
     ("vrmse_member", "VRMSE member"),
@@ -28,6 +27,7 @@ COLUMNS = (
     ("coverage_80", "cover 80 %"),
     ("coverage_90", "cover 90 %"),
 )
+"""Score and heading; the physical ones are in climatological deviations."""
 
 
 def horizons_table(scores: Scores, own: tuple[str, ...] = ()) -> list[str]:

@@ -18,8 +18,8 @@ from eddycast.labelled import values_of
 
 SAME_PLACE = 1e-3
 """Largest difference of coordinates, relative to the largest of them, that single precision and other units of storage explain."""
-# A lead time this close to a whole step is one: lead times are often stored in float32.
 WHOLE = 1e-3
+"""A lead time this close to a whole step is one: lead times are often stored in float32."""
 
 
 @dataclass(frozen=True, eq=False)

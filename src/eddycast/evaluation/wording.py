@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 
 def number(value: float) -> str:
+    """Three decimals, or an exponent where these would not do; `-` for NaN."""
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 def signed(value: float) -> str:
+    """Two decimals with a sign; `-` for NaN."""
     return "-" if math.isnan(value) else f"{value:+.2f}"
 
 

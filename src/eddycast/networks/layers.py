@@ -104,9 +104,8 @@ class ScalarEmbedding(nn.Module):
         frequencies = math.pi * torch.logspace(-4, 2, num_frequencies, base=2)
         self.register_buffer("frequencies", frequencies, persistent=False)
         features = num_scalars * (1 + 2 * num_frequencies)
-        with (
-            warnings.catch_warnings()
-        ):  # without scalars the first layer is its bias, and torch warns of weights that are none
+        with warnings.catch_warnings():
+            # without scalars the first layer is its bias, and torch warns of weights that are none
             warnings.simplefilter("ignore", UserWarning)
             first = nn.Linear(features, width)
         self.layers = nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU())

@@ -167,7 +167,7 @@ class Attention(nn.Module):
 
 
 class Modulation(nn.Module):
-    """The four modulations (batch or 1, 1, width) of a block: from an embedding of scalars, or learned when it has no features.
+    """The four modulations of a block: (batch, 1, width) from an embedding of scalars, or learned (width,) when it has no features.
 
     They start near zero, not at it: the weights of the last layer are a hundredth of the usual ones, its bias is the usual one.
     """
@@ -190,6 +190,7 @@ class Modulation(nn.Module):
 
 
 def hidden_layer(config: SpaceTimeTransformerConfig) -> nn.Sequential:
+    """Features of each token -> `ffn_factor` times as many -> features."""
     hidden = max(1, round(config.ffn_factor * config.width))
     return nn.Sequential(nn.Linear(config.width, hidden), nn.SiLU(), nn.Linear(hidden, config.width))
 
@@ -255,6 +256,7 @@ class ToldScalars(nn.Module):
 
 
 def two_layers(features: int, width: int) -> nn.Sequential:
+    """Embedding (batch, features) -> (batch, width)."""
     return nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
 

@@ -95,10 +95,14 @@ def observe(
         elif positions is not None:
             available = available & chosen_points(grid, positions)
         mask = available.expand(cases, num_times, *available.shape)
-    if not 0 <= complete <= num_times or (complete and coarsen is not None):
+    if complete and coarsen is not None:
         raise InputError(
-            f"complete counts first frames at which every point is seen, 0 to {num_times}, with points of any kind; got {complete}"
-            f"{'' if coarsen is None else ' with coarsen'}."
+            f"Block means show no state whole, got {complete} with coarsen: leave complete out (a background gives a first state), or "
+            "observe points."
+        )
+    if not 0 <= complete <= num_times:
+        raise InputError(
+            f"complete counts first frames at which every point is seen, 0 to {num_times}, with points of any kind; got {complete}."
         )
     if complete:
         kind = "points"

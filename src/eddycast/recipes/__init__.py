@@ -10,6 +10,7 @@ import difflib
 from eddycast.errors import InputError
 from eddycast.recipes import conditional_diffusion, kuramoto_sivashinsky, latent_diffusion, navier_stokes, own_data
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache
+from eddycast.recipes.measured import sample_states
 from eddycast.recipes.recipe import (
     AutoencoderStage,
     EvaluationSettings,
@@ -24,7 +25,7 @@ from eddycast.recipes.recipe import (
     with_overrides,
 )
 from eddycast.recipes.run import AUTOENCODER, Run, load_run
-from eddycast.recipes.train import sample_states, train_recipe
+from eddycast.recipes.train import train_recipe
 
 SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, navier_stokes, own_data)
 

@@ -14,7 +14,7 @@ says Poisson(2) contexts and forecasts only; the code says 1 + (Poisson(1) mod 4
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from eddycast.emulators import AutoencodingConfig, FamilyConfig, NeuralSolverConfig, UniversalConfig
 from eddycast.networks import NetworkConfig, SpaceTimeTransformerConfig, UNetConfig
@@ -50,22 +50,34 @@ AUTOENCODER = AutoencodingConfig(
 AUTOENCODER_TRAINING = TrainingSettings(steps=3000, batch_size=16, learning_rate=2e-3)
 EMULATOR_TRAINING = TrainingSettings(steps=8000, batch_size=16, learning_rate=2e-3)
 
-SYSTEMS: dict[str, tuple[str, SimulationSettings, SpaceSettings, AutoencodingConfig, NetworkConfig, NetworkConfig, int]] = {
-    "euler": (
+
+class SystemSettings(NamedTuple):
+    """What the recipes of one system share."""
+
+    title: str
+    simulation: SimulationSettings
+    space: SpaceSettings
+    autoencoder: AutoencodingConfig
+    latent_network: NetworkConfig
+    pixel_network: NetworkConfig
+    steps: int  # of a forecast
+
+
+SYSTEMS: dict[str, SystemSettings] = {
+    "euler": SystemSettings(
         "Compressible Euler equations", EULER, EULER_SPACE, replace(AUTOENCODER, augment=("flip", "permute", "roll")),
         LATENT_NETWORK, PIXEL_NETWORK, 25,
     ),
-    "rayleigh-benard": (
+    "rayleigh-benard": SystemSettings(
         "Rayleigh-Benard convection", CONVECTION, CONVECTION_SPACE,
         replace(AUTOENCODER, channels=(16, 32, 64), augment=("flip", "roll")), LATENT_NETWORK, PIXEL_NETWORK, 40,
     ),
-    "turbulence": (
+    "turbulence": SystemSettings(
         "3-D turbulence with self-gravity and cooling", TURBULENCE, TURBULENCE_SPACE,
         replace(AUTOENCODER, channels=(8, 32, 64), augment=("flip", "permute", "roll")), TURBULENCE_NETWORK,
         TURBULENCE_NETWORK, 16,
     ),
 }  # fmt: skip
-"""Title, data, normalisation, autoencoder, network in latents and with pixels, steps of a forecast."""
 FAMILIES: dict[str, tuple[FamilyConfig, str]] = {
     "universal": (
         UniversalConfig(unconditional=0, forecast=0, scattered=0, context_law="truncated-poisson"), TITLES["universal"]
@@ -94,6 +106,7 @@ def labelled(emulator: FamilyConfig, place: str) -> str:
 
 
 def with_network(emulator: FamilyConfig, network: NetworkConfig) -> FamilyConfig:
+    """The same family with another backbone."""
     return replace(emulator, network=network)  # type: ignore[call-arg]
 
 
@@ -184,11 +197,12 @@ PAPER_PIXELS = replace(PAPER_SOLVER, network=replace(PAPER_NETWORK, timed=False,
 def paper_recipes() -> list[Recipe]:
     """The published sizes."""
     found = []
-    for name, (title, _, space, _, _, _, steps) in SYSTEMS.items():
+    for name, system in SYSTEMS.items():
+        title = system.title
         stage = AutoencoderStage(PAPER_AUTOENCODERS[name], PAPER_AUTOENCODER_TRAINING, copies=4)
         common: dict[str, Any] = {
-            "simulation": PAPER_DATA[name], "space": space, "evaluation": EvaluationSettings(steps=steps), "guard": False,
-            "tell_boundaries": True, "published": {"configuration": SOURCE},
+            "simulation": PAPER_DATA[name], "space": system.space, "evaluation": EvaluationSettings(steps=system.steps),
+            "guard": False, "tell_boundaries": True, "published": {"configuration": SOURCE},
         }  # fmt: skip
         found += [
             Recipe(

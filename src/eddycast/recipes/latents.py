@@ -143,6 +143,7 @@ class Views:
         return draw_view(self.kinds, self.dataset.grid.shape, self.dataset.grid.periodic, generator)
 
     def piece(self, split: str, segment: Segment, copy: int, view: View | None) -> Piece:
+        """What the manifest says of a segment in one view, with the boundary codes of that view."""
         codes = self.dataset.conditions([segment.trajectory], [segment.start]).boundary_codes()[0]
         codes = codes if view is None else view.codes(codes)
         return Piece(
@@ -160,9 +161,11 @@ class Views:
 def provenance(run: Run, dataset: Dataset, copies: int) -> dict[str, Any]:
     """What the latents in a cache depend on, as plain values."""
     model, space = autoencoder_of(run)
+    inner = space.inner
+    assert isinstance(inner, Normalisation), "runs are normalised by statistics"
     return {
         "autoencoder": digest(model.network.state_dict(), architecture(model)),
-        "statistics": digest(space.inner.to_tensors(), repr(space.inner.offsets)),  # type: ignore[attr-defined]
+        "statistics": digest(inner.to_tensors(), repr(inner.offsets)),
         "fields": list(dataset.field_names),
         "grid": list(dataset.grid.shape),
         "dt": dataset.dt,
@@ -182,6 +185,7 @@ WORDS = {
     "data": "other data",
     "copies": "another number of copies",
 }
+"""What a cache is of where an entry of its provenance differs."""
 
 
 def open_cache(path: Path, run: Run, dataset: Dataset, copies: int | None = None) -> Dataset:

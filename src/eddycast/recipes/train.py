@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import os
-import platform
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from eddycast import distributed
-from eddycast.autoencoders import Components
-from eddycast.conditions import Conditions
-from eddycast.data import Dataset, Normalisation, WindowBatches, read_manifest, statistics
+from eddycast.data import Dataset, Normalisation, read_manifest, statistics
 from eddycast.emulators import (
     Autoencoding,
     AutoencodingConfig,
     Emulator,
     IdentitySpace,
     LatentSpace,
-    ModelShape,
     Space,
     SpectralGuard,
     Trainable,
     build_model,
 )
 from eddycast.errors import InputError
-from eddycast.files import staged_directory, write_json
+from eddycast.files import staged_directory
 from eddycast.progress import progress_bar
 from eddycast.recipes.calibration import calibrated, reconstruction_error, validation
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
+from eddycast.recipes.measured import model_shape, sample_windows
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from eddycast.recipes.record import data_summary, describe_hardware, write_components, write_config, write_context
 from eddycast.recipes.run import (
     AUTOENCODER,
     Run,
@@ -51,19 +44,12 @@ from eddycast.recipes.run import (
 from eddycast.recipes.stored import read_config, read_space
 from eddycast.training import (
     FREE_SETTINGS,
-    SCHEMA_VERSION,
     Position,
     RunDirectory,
     Training,
     TrainingObserver,
     exclusive,
-    write_tensors,
 )
-
-SAMPLE_WINDOWS, SAMPLE_BYTES = 512, 2**28
-"""Windows on which scales, bands and conserved means are measured, and their size in memory: the smaller one bounds them."""
-CLIMATOLOGY_BYTES = 2**18
-"""Size of the training states that a run keeps as a background for filters."""
 
 
 def train_recipe(
@@ -116,7 +102,9 @@ def train_recipe(
                 read_manifest(latents)  # before an autoencoder is trained
                 if autoencoder is None and init is None and not is_finished(directory / AUTOENCODER):
                     raise InputError("Latents belong to the autoencoder that made them: pass its run as --autoencoder.")
-            encoder = prepared_autoencoder(recipe, dataset, directory, autoencoder, init, resume, device, observer)
+            encoder = prepared_autoencoder(
+                recipe, dataset, directory, autoencoder, init, latents, resume, device, observer
+            )
             if stage == AUTOENCODER:
                 return Position(stage=AUTOENCODER, done=0, complete=True)
             recipe = with_autoencoder(recipe, encoder)
@@ -151,14 +139,15 @@ def prepared_autoencoder(
     directory: Path,
     given: Path | None,
     init: Path | None,
+    latents: Path | None,
     resume: bool,
     device: torch.device | str,
     observer: TrainingObserver | None,
 ) -> Run:
     """The run of the autoencoder within a run directory: there already, copied in, or trained now.
 
-    Raises: InputError for one that is given and differs from the one that is there, or has not finished; for settings other than those
-        with which the one that is there was trained.
+    Raises: InputError for one that is given and differs from the one that is there, has not finished, or does not fit the data or
+        `latents`; for settings other than those with which the one that is there was trained.
     """
     assert recipe.autoencoder is not None, "checked by the caller"
     require_whole(dataset)
@@ -173,7 +162,11 @@ def prepared_autoencoder(
         if load_run(place, name).fingerprint() != wanted:
             raise InputError(f"{directory} holds another autoencoder than {given}: choose another --out.")
     if not finished and inner is not None:
-        autoencoder_of(load_run(inner, str(source)))  # complains of a run that has none
+        candidate = load_run(inner, str(source))
+        autoencoder_of(candidate)  # complains of a run that has none
+        candidate.check(dataset)
+        if latents is not None:
+            open_cache(latents, candidate, dataset, recipe.autoencoder.copies)
         distributed.barrier()
         if distributed.is_first():
             copy_run(inner, place)
@@ -351,9 +344,8 @@ def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: 
     """
     begun, _ = read_config(files, str(files.path))
     check_compatible(begun["data"], dataset, str(files.path))
-    before = recipe_to_dict(
-        recipe_from_dict(begun["recipe"], str(files.config))
-    )  # settings that came later, by default
+    # through a recipe, which gives settings that came later their defaults
+    before = recipe_to_dict(recipe_from_dict(begun["recipe"], str(files.config)))
     changed = [
         key
         for key in differences(before, recipe_to_dict(recipe))
@@ -382,148 +374,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = sorted(set(old) | set(new))
         return [found for key in keys for found in differences(old.get(key), new.get(key), f"{path}{key}.")]
     return [] if old == new else [path.rstrip(".")]
-
-
-def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
-    """What the model must know of the data."""
-    train = sorted({segment.trajectory for segment in dataset.segments("train")})
-    parameters = torch.stack([dataset.parameters(number) for number in train]).double()
-    parameters = parameters if recipe.tell_parameters else parameters[:, :0]
-    std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
-    static = 0 if dataset.static is None else len(dataset.static)
-    vectors = (
-        vector_components(dataset, recipe.emulator.augment) if isinstance(recipe.emulator, AutoencodingConfig) else None
-    )
-    return ModelShape(
-        channels=len(dataset.fields) if recipe.autoencoder is None else recipe.autoencoder.model.latent_channels,
-        periodic=dataset.grid.periodic,
-        parameter_mean=tuple(parameters.mean(dim=0).tolist()),
-        parameter_std=tuple(torch.where(std > 1e-6 * parameters.abs().amax(dim=0), std, 1.0).tolist()),
-        cyclic=dataset.cycle is not None,
-        static=static + (dataset.valid is not None),
-        boundaries=recipe.tell_boundaries,
-        vector_axes=() if vectors is None else vectors.axis,
-        vectors=() if vectors is None else vectors.vector,
-    )
-
-
-def vector_components(dataset: Dataset, augment: Sequence[str]) -> Components:
-    """Directions of the fields. Raises: InputError where flips or permutations are asked for and a direction is not known."""
-    found = Components.of(dataset.field_names, [item.vector for item in dataset.fields], dataset.grid.names)
-    for item, axis in zip(dataset.fields, found.axis, strict=True):
-        if item.vector and axis is None and set(augment) & {"flip", "permute"}:
-            raise InputError(
-                f"{item.name!r} is a component of {item.vector!r}, but its name tells no axis of {', '.join(dataset.grid.names)}: flips "
-                "and permutations would turn it wrongly; leave them out of augment."
-            )
-    for vector in {name for name in found.vector if name}:
-        given = {axis for axis, name in zip(found.axis, found.vector, strict=True) if name == vector}
-        if len(given) < len(dataset.grid.axes) and "permute" in augment:
-            raise InputError(
-                f"The vector {vector!r} lacks a component along some of {', '.join(dataset.grid.names)}: permutations would exchange it "
-                "with nothing; leave them out of augment."
-            )
-    return found
-
-
-def sample_windows(dataset: Dataset, space: Space, frames: int) -> Tensor:
-    """Windows of training data in model space, (window, time, channel, *space), as many as there are up to a limit."""
-    window_bytes = 4 * frames * math.prod(dataset.state_shape)
-    count = min(SAMPLE_WINDOWS, max(1, SAMPLE_BYTES // window_bytes), len(dataset.windows("train", frames)))
-    batches = WindowBatches(dataset, "train", frames, batch_size=count, seed=0)
-    state, conditions = batches.batch(0)
-    return space.encode(state, conditions, torch.arange(frames, dtype=torch.float64))
-
-
-def training_states(dataset: Dataset, count: int) -> tuple[Tensor, Conditions]:
-    """States spread evenly over the training split, physical, (state, 1, channel, *space), and their conditions."""
-    starts = dataset.windows("train", 1)
-    chosen = starts[np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))]
-    states = torch.stack([dataset.read(one, at, at + 1) for one, at in chosen.tolist()])
-    return states, dataset.conditions(chosen[:, 0].tolist(), chosen[:, 1].tolist())
-
-
-def sample_states(dataset: Dataset, space: Space, count: int) -> tuple[Tensor, Tensor | None]:
-    """The same in model space, (state, channel, *space), and their phases of the cycle (state,), if there is one."""
-    states, conditions = training_states(dataset, count)
-    lead = torch.zeros(1, dtype=torch.float64)
-    phase = conditions.phase(lead)
-    return space.encode(states, conditions, lead)[:, 0], None if phase is None else phase[:, 0]
-
-
-def write_components(files: RunDirectory, model: nn.Module, space: Normalisation, guard: SpectralGuard | None) -> None:
-    write_tensors(files.component("model"), model.state_dict())
-    write_tensors(files.component("space"), space.to_tensors())
-    write_json(files.normalization, space.summary())
-    if guard is not None:
-        write_tensors(files.component("guard"), guard.to_tensors())
-
-
-def write_context(files: RunDirectory, dataset: Dataset) -> None:
-    """Keep what assimilation needs when the data are not at hand: some states of the training split, and static fields."""
-    count = max(32, CLIMATOLOGY_BYTES // (4 * math.prod(dataset.state_shape)))
-    states, _ = training_states(dataset, count)
-    write_tensors(files.component("climatology"), {"states": states[:, 0]})
-    if dataset.static is not None:
-        write_tensors(files.component("static"), {"static": dataset.static})
-
-
-def write_config(
-    files: RunDirectory, recipe: Recipe, summary: dict[str, Any], shape: ModelShape, provenance: dict[str, Any]
-) -> None:
-    from eddycast import __version__
-
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "eddycast_version": __version__,
-        "recipe": recipe_to_dict(recipe),
-        "data": summary,
-        "shape": asdict(shape),
-        "provenance": provenance,
-    }
-    write_json(files.config, content)
-
-
-def data_summary(dataset: Dataset) -> dict[str, Any]:
-    """What a run remembers of its data: enough to refuse others and to label what it makes."""
-    return {
-        "fields": [asdict(field) for field in dataset.fields],
-        "grid": dataset.grid.to_dict(),
-        "dt": dataset.dt,
-        "time_units": dataset.time_units,
-        "cycle": dataset.cycle,
-        "parameter_names": list(dataset.parameter_names),
-        "attributes": {key: value for key, value in dataset.attributes.items() if _plain(value)},
-    }
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, type(None))) or (
-        isinstance(value, (dict, list, tuple))
-        and all(map(_plain, value.values() if isinstance(value, dict) else value))
-    )
-
-
-def describe_hardware(device: torch.device | str) -> dict[str, Any]:
-    """Machine, device, threads and versions, for provenance."""
-    kind = torch.device(device).type
-    name = torch.cuda.get_device_name(device) if kind == "cuda" else cpu_name()
-    return {
-        "device": kind,
-        "hardware": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def cpu_name() -> str:
-    """Model of the processor and its number of cores, as far as the system tells."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not on every system
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else name}, {os.cpu_count()} cores"

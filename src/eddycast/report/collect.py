@@ -64,9 +64,9 @@ def report_from(
     fields: list[Section] = []
     runs: list[Section] = []
     provenance: dict[str, str] = {}
-    for item in inputs:
+    kinds = [_kind_of(Path(item)) for item in inputs]  # before a picture is drawn
+    for item, kind in zip(inputs, kinds, strict=True):
         path = Path(item)
-        kind = _kind_of(path)
         if kind == "run":
             section, facts = _run_section(path, _label(path.name, [one.title for one in runs]))
             runs.append(section)

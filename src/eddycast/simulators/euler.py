@@ -166,15 +166,14 @@ class EulerMultiQuadrants:
         gamma = parameters[..., 0].detach().cpu().double()
         constant = to_conserved(start[:, None, None] + scale[:, None, None] * numbers, gamma, 2)
         along_x, along_y = (_shares(ends[..., axis, :], cells) for axis, cells in enumerate(grid.shape))
-        rows: Tensor | float = (
-            0.0  # sums are written out: those of a matrix product may depend on the batch in their last bit
-        )
+        # Sums are written out: those of a matrix product may depend on the batch in their last bit.
+        rows = torch.zeros((), dtype=torch.float64)
         for piece in range(pieces):
             rows = rows + along_x[..., None, piece, :, None] * constant[..., piece, None, :]
-        state: Tensor | float = 0.0
+        state = torch.zeros((), dtype=torch.float64)
         for piece in range(pieces):
-            state = state + along_y[..., None, piece, None, :] * torch.as_tensor(rows)[..., piece, None]
-        return _with_pressure(torch.as_tensor(state), gamma).to(device=device, dtype=dtype)
+            state = state + along_y[..., None, piece, None, :] * rows[..., piece, None]
+        return _with_pressure(state, gamma).to(device=device, dtype=dtype)
 
     def flow(
         self,

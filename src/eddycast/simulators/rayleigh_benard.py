@@ -203,9 +203,8 @@ def least_points(parameters: Tensor, length: float) -> tuple[int, int]:
     rayleigh, prandtl = parameters.detach().double().unbind(-1)
     nusselt = expected_nusselt(parameters)
     scale = (rayleigh * nusselt) ** -0.25 * prandtl.clamp_max(1.0).sqrt()
-    angle = torch.acos(
-        1 - 1 / nusselt
-    )  # of the point where the boundary layer 1 / (2 Nu) ends, as y = (1 - cos angle) / 2
+    # Of the point where the boundary layer 1 / (2 Nu) ends, as y = (1 - cos angle) / 2.
+    angle = torch.acos(1 - 1 / nusselt)
     across = (LAYER_POINTS * math.pi / angle).max().item()
     along = (length / (COARSEST * scale)).max().item()
     return max(MIN_POINTS, math.ceil(along)), max(MIN_POINTS, math.ceil(across))

@@ -55,9 +55,8 @@ from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, Paramete
 
 GAMMA = 5 / 3
 PARTICLE_MASS = 1.27 * 1.6735e-24  # g
-GRAVITY = (
-    4 * math.pi * 6.6743e-8 * PARTICLE_MASS * TIME_UNIT**2
-)  # 4 pi G for n in cm^-3, length in pc, velocity in km/s
+# 4 pi G for n in cm^-3, length in pc, velocity in km/s
+GRAVITY = 4 * math.pi * 6.6743e-8 * PARTICLE_MASS * TIME_UNIT**2
 KELVIN = PARTICLE_MASS * 1e10 / BOLTZMANN  # 153.94 K is (1 km/s)^2
 TEMPERATURE_FLOOR = 10.0
 DENSITY_FLOOR = 1e-6
@@ -298,8 +297,10 @@ def _cell_averages(values: Tensor) -> Tensor:
 
 
 def _each(density: Tensor, kernel: Tensor) -> Tensor:
-    """Acceleration of (*batch, *space) for 4 pi G = 1. On a CPU one trajectory after the other: the last digits of an FFT may depend on its
-    batch."""
+    """Acceleration of (*batch, *space) for 4 pi G = 1.
+
+    On a CPU one trajectory after the other: the last digits of an FFT may depend on its batch.
+    """
     if density.device.type != "cpu":
         return acceleration(density, kernel, 1.0)
     pulls = [acceleration(one, kernel, 1.0) for one in density.reshape(-1, *density.shape[-3:])]
