@@ -80,6 +80,8 @@ def test_the_script_trains_what_the_command_said(room, capsys, monkeypatch):
         "out": Path("runs/ks/scoring-small"),
         "init": "old",
         "stage": "ensemble",
+        "autoencoder": None,
+        "latents": None,
         "minutes": 2.5,
         "resume": False,
         "device": "cuda",
@@ -89,7 +91,7 @@ def test_the_script_trains_what_the_command_said(room, capsys, monkeypatch):
 
 
 class _Run:
-    path = Path("run")
+    path, forecasts = Path("run"), True
 
 
 def test_a_job_that_is_told_to_stop_ends_and_queues_again(room, capsys):

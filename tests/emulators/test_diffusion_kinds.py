@@ -219,8 +219,8 @@ def test_bad_settings_of_joint_models_are_refused(wrong, told):
         JointConfig(network=TINY, **wrong)
 
 
-def test_loss_on_all_frames_needs_the_published_layout():
-    UniversalConfig(layout="beside", variable="state", loss_on="all")
-    for wrong in ({}, {"layout": "beside"}, {"variable": "state"}):
-        with pytest.raises(ValueError, match="beside"):
-            UniversalConfig(loss_on="all", **wrong)
+def test_loss_on_all_frames_needs_states():
+    for layout in ("beside", "in-place", "in-place-full"):
+        UniversalConfig(layout=layout, variable="state", loss_on="all")
+        with pytest.raises(ValueError, match="variable state"):
+            UniversalConfig(layout=layout, loss_on="all")

@@ -35,6 +35,7 @@ from eddycast.emulators import (
     IdentitySpace,
     JointConfig,
     ModelShape,
+    NeuralSolverConfig,
     RefinerConfig,
     Regression,
     RegressionConfig,
@@ -60,7 +61,10 @@ CONFIGS = {
     "joint": JointConfig(network=TINY, num_steps=6),
     "amortised": AmortisedConfig(network=TINY),
     "universal": UniversalConfig(network=TINY),
+    "neural-solver": NeuralSolverConfig(network=TINY),
 }
+FORECASTING = [family for family in FAMILIES if family != "autoencoder"]
+"""An autoencoder has stages but forecasts nothing: tests/autoencoders, tests/recipes."""
 
 
 def perturbed(model: nn.Module, size: float = 0.2) -> nn.Module:
@@ -141,7 +145,7 @@ def test_scale_between_lags_is_linear_and_starts_at_zero():
     assert torch.allclose(scale_at(scales, leads), exact)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORECASTING)
 def test_prepared_scale_is_that_of_the_data(family):
     config = {
         "regression": RegressionConfig(horizon=4, network=TINY),
@@ -150,6 +154,7 @@ def test_prepared_scale_is_that_of_the_data(family):
         "joint": JointConfig(frames=5, network=TINY),
         "amortised": AmortisedConfig(frames=5, network=TINY),
         "universal": UniversalConfig(frames=5, network=TINY),
+        "neural-solver": NeuralSolverConfig(frames=5, network=TINY),
     }[family]
     model = build_model(config, ModelShape(1, (True,)))
     model.prepare((0.3 * normal(400, 9, 1, 10)).cumsum(dim=1))
@@ -189,7 +194,7 @@ def test_conditions_reach_the_backbone_in_the_stated_order():
     assert torch.equal(seen["x"][:, :, 4], valid.float().expand(2, 5, 4))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORECASTING)
 def test_season_parameters_and_mask_change_the_forecast(family):
     shape = ModelShape(2, (True, False), parameter_mean=(0.0,), parameter_std=(1.0,), cyclic=True, static=1)
     grid, valid = channel_grid(), torch.ones(8, 6, dtype=torch.bool)
@@ -395,7 +400,7 @@ def test_open_window_is_the_problem_that_advance_samples():
     assert torch.equal(by_hand, model.advance(x, mask, here, leads, noise=addresses(3), window=4))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORECASTING)
 def test_only_denoisers_can_be_opened(family):
     model = build_model(CONFIGS[family], ModelShape(1, (True,)))
     assert isinstance(model, Diffusing) == (family in ("joint", "amortised", "universal"))

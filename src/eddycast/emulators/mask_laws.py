@@ -39,6 +39,8 @@ PREFIX_LAWS: dict[str, PrefixLaw] = {
 
 def draw_counts(law: str, frames: int, draws: int, generator: torch.Generator) -> Tensor:
     """Numbers of known states by a law of `PREFIX_LAWS`, (draws,)."""
+    if law == "uniform":
+        return torch.randint(1, frames, (draws,), generator=generator, device=generator.device)
     below = PREFIX_LAWS[law](frames).cumsum(0).to(generator.device)
     drawn = torch.rand(draws, generator=generator, dtype=torch.float64, device=generator.device)
     return 1 + torch.searchsorted(below, drawn).clamp_max(frames - 2)
