@@ -129,6 +129,8 @@ def paper() -> str:
         record = json.loads(path.read_text())
         hardware = record["provenance"].get("hardware", path.stem)
         for name, row in record["rows"].items():
+            if "input" in row:  # a single step of latent diffusion, on its own page
+                continue
             loss = f"{row['loss_first']:.3f} to {row['loss_last']:.3f}"
             rows.append([f"`{name}`", f"{row['parameters']:,}", loss, f"{row['seconds_per_step']:.2f}", str(hardware)])
     return table(

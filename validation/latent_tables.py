@@ -6,6 +6,7 @@ python validation/latent_tables.py [--runs runs/validation]
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,23 @@ def latents() -> str:
     return table([*header, "largest Bures–Wasserstein distance", "by chance"], rows)
 
 
+def paper() -> str:
+    """Single steps of the published sizes."""
+    rows = []
+    for path in sorted((ROOT / "results").glob("paper-*.json")):
+        record = json.loads(path.read_text())
+        hardware = record["provenance"].get("hardware", path.stem)
+        for name, row in record["rows"].items():
+            if "input" in row:
+                shape = " x ".join(map(str, row["input"]))
+                rows.append(
+                    [f"`{name}`", f"{row['parameters']:,}", shape, f"{row['seconds_per_step']:.1f}", str(hardware)]
+                )
+    return table(
+        ["recipe", "parameters", "input (batch, frames, channels, points)", "seconds of one step", "hardware"], rows
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ld-emulation": emulation,
     "ld-calibration": calibration,
@@ -196,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ld-guidance": guidance,
     "ld-training": training,
     "ld-latents": latents,
+    "ld-paper": paper,
 }
 
 
