@@ -169,3 +169,30 @@ def test_a_copy_of_a_run_needs_nothing_else(place, tmp_path, monkeypatch, capsys
         "forecast elsewhere --data data --members 2 --steps 2 --out forecast.nc", tmp_path, monkeypatch, capsys
     )
     assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("how", "autoencoder", "emulator"),
+    [
+        ({}, 4.0, 4.0),
+        ({"stage": "autoencoder"}, 8.0, 8.0),
+        ({"autoencoder": "given"}, None, 8.0),
+        ({"init": "given"}, None, 8.0),
+    ],
+)
+def test_minutes_are_shared_only_where_both_are_trained(how, autoencoder, emulator, monkeypatch):
+    from types import SimpleNamespace
+
+    from eddycast.api import runs
+
+    seen = {}
+
+    def trained(recipe, *args, **options):
+        seen["recipe"] = recipe
+
+    monkeypatch.setattr(runs, "train_recipe", trained)
+    monkeypatch.setattr(runs, "opened", lambda data: data)
+    monkeypatch.setattr(runs, "load", lambda *args, **options: SimpleNamespace(path="place"))
+    runs.train("euler/universal-latent-smoke", data="data", out="run", minutes=8.0, **how)
+    assert seen["recipe"].training.minutes == emulator
+    assert seen["recipe"].autoencoder.training.minutes == autoencoder

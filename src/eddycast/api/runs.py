@@ -85,15 +85,16 @@ def train(
     """
     settings = dict(overrides or {})
     found = find_recipe(recipe)
-    whole = found.autoencoder is not None and autoencoder is None
+    alone = stage == AUTOENCODER and found.autoencoder is not None
+    whole = found.autoencoder is not None and (autoencoder, init, stage) == (None, None, None)
     if autoencoder is not None and (vain := [key for key in settings if key.startswith(GIVEN)]):
         raise InputError(
             f"{vain[0]} was settled when {autoencoder} was trained: leave it out, or train another autoencoder with it."
         )
     if minutes is not None:
         settings["training.minutes"] = (1 - AUTOENCODER_SHARE) * minutes if whole else minutes
-        if whole:
-            settings["autoencoder.training.minutes"] = AUTOENCODER_SHARE * minutes
+        if whole or alone:
+            settings["autoencoder.training.minutes"] = minutes if alone else AUTOENCODER_SHARE * minutes
     if seed is not None:
         settings["training.seed"] = seed
         if found.autoencoder is not None:
@@ -124,7 +125,6 @@ def train(
             )
         except FloatingPointError as error:
             raise InputError(str(error)) from error
-        alone = stage == AUTOENCODER and chosen.autoencoder is not None
         return load(directory / AUTOENCODER if alone else directory, device=place)
 
 

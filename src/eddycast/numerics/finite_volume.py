@@ -30,6 +30,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eddycast.errors import InputError
 from eddycast.grid import Boundary, Grid
 
 COURANT = 0.8
@@ -355,3 +356,22 @@ def _rows(state: Tensor, dims: int) -> tuple[Tensor, torch.Size]:
 
 def _restored(rows: Tensor, shape: torch.Size) -> Tensor:
     return rows.movedim(0, 1).reshape(shape)
+
+
+def block_mean(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Averages of (..., *space) over blocks of cells, or copies where more cells are asked for: (..., *shape).
+
+    Raises: InputError where one number of cells is no multiple of the other.
+    """
+    for axis, wanted in enumerate(shape):
+        dim = axis - len(shape)
+        points = values.shape[dim]
+        if points % wanted and wanted % points:
+            raise InputError(
+                f"Blocks need a whole number of cells: {points} cells along axis {axis} do not make {wanted}; take a multiple."
+            )
+        if wanted > points:
+            values = values.repeat_interleave(wanted // points, dim=dim)
+        elif wanted < points:
+            values = values.unflatten(dim, (wanted, points // wanted)).mean(dim=dim)
+    return values

@@ -25,7 +25,7 @@ from torch import Tensor
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Grid
 from eddycast.noise import MemberNoise
-from eddycast.numerics.finite_volume import advance, cells_of, to_conserved
+from eddycast.numerics.finite_volume import advance, block_mean, cells_of, to_conserved
 from eddycast.simulators.chunked import chunk_size, chunked_flow
 from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, SystemInfo, inner_steps
 
@@ -45,20 +45,7 @@ def block_average(state: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"Blocks of cells in two dimensions need two positive numbers of them, got {list(shape)}.")
-    for axis, (points, wanted) in enumerate(zip(state.shape[-2:], shape, strict=True)):
-        if points % wanted and wanted % points:
-            raise InputError(
-                f"Blocks need a whole number of cells: {points} cells along axis {axis} do not make {wanted}; take a multiple."
-            )
-    heat = state[..., 0, :, :] - _kinetic(state)
-    averaged = state
-    for dim, wanted in zip((-2, -1), shape, strict=True):
-        points = averaged.shape[dim]
-        if wanted > points:
-            averaged, heat = (values.repeat_interleave(wanted // points, dim=dim) for values in (averaged, heat))
-        elif wanted < points:
-            averaged = averaged.unflatten(dim, (wanted, points // wanted)).mean(dim=dim)
-            heat = heat.unflatten(dim, (wanted, points // wanted)).mean(dim=dim)
+    averaged, heat = block_mean(state, shape), block_mean(state[..., 0, :, :] - _kinetic(state), shape)
     pressure = averaged[..., 2, :, :] / heat * (averaged[..., 0, :, :] - _kinetic(averaged))
     return torch.cat([averaged[..., :2, :, :], pressure[..., None, :, :], averaged[..., 3:, :, :]], dim=-3)
 

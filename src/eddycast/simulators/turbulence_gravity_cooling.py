@@ -45,7 +45,7 @@ from torch import Tensor
 from eddycast.errors import InputError
 from eddycast.grid import Axis, Grid
 from eddycast.noise import MemberNoise
-from eddycast.numerics.finite_volume import Cells, advance, to_conserved, to_primitive
+from eddycast.numerics.finite_volume import Cells, advance, block_mean, to_conserved, to_primitive
 from eddycast.numerics.gravity import acceleration, free_fall_time, gravity_kernel
 from eddycast.numerics.incompressible import random_velocity
 from eddycast.numerics.spectral import mode_numbers
@@ -77,16 +77,7 @@ def block_average(state: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     density = state[..., :1, :, :, :]
     summed = torch.cat([density, state[..., 1:2, :, :, :], density * state[..., 3:, :, :, :]], dim=-4)
-    for dim, wanted in zip((-3, -2, -1), shape, strict=True):
-        points = summed.shape[dim]
-        if points % wanted and wanted % points:
-            raise InputError(
-                f"Blocks need a whole number of cells: {points} along an axis do not make {wanted}; take a multiple."
-            )
-        if wanted > points:
-            summed = summed.repeat_interleave(wanted // points, dim=dim)
-        elif wanted < points:
-            summed = summed.unflatten(dim, (wanted, points // wanted)).mean(dim=dim)
+    summed = block_mean(summed, shape)
     density, pressure, momentum = summed[..., :1, :, :, :], summed[..., 1:2, :, :, :], summed[..., 2:, :, :, :]
     return torch.cat([density, pressure, KELVIN * pressure / density, momentum / density], dim=-4)
 
