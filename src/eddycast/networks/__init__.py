@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from eddycast.networks.dropout import MemberMasks, TrainingMasks, has_dropout, masks_from, number_sites
 from eddycast.networks.fno import FNO, FNOConfig
 from eddycast.networks.modern_unet import ModernUNet, ModernUNetConfig
 from eddycast.networks.protocols import Network
@@ -50,7 +51,7 @@ def build_network(
         raise ValueError(f"out_frames must lie in 1 ... in_frames = {in_frames}, got {out_frames}.")
     if not 0 <= shared_channels <= in_channels:
         raise ValueError(f"shared_channels must lie in 0 ... in_channels = {in_channels}, got {shared_channels}.")
-    return NETWORKS[config.kind](
+    network = NETWORKS[config.kind](
         config,
         in_frames=in_frames,
         out_frames=out_frames,
@@ -60,12 +61,15 @@ def build_network(
         periodic=periodic,
         shared_channels=shared_channels,
     )
+    number_sites(network)
+    return network
 
 
 __all__ = [
     "FNO",
     "NETWORKS",
     "FNOConfig",
+    "MemberMasks",
     "ModernUNet",
     "ModernUNetConfig",
     "Network",
@@ -74,9 +78,12 @@ __all__ = [
     "SDAUNetConfig",
     "SpaceTimeTransformer",
     "SpaceTimeTransformerConfig",
+    "TrainingMasks",
     "Transformer",
     "TransformerConfig",
     "UNet",
     "UNetConfig",
     "build_network",
+    "has_dropout",
+    "masks_from",
 ]

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from eddycast.networks.dropout import repeatable
+
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -134,8 +136,8 @@ def unstack_frames(y: Tensor, frames: int) -> Tensor:
 def run_block(block: Callable[..., Tensor], *inputs: Tensor, again: bool) -> Tensor:
     """block(*inputs); with `again`, what it computes inside is not kept for the backward pass but computed a second time there.
 
-    The block must draw no random numbers: they would differ the second time.
+    The block draws no random numbers but masks of dropout, which are the same the second time.
     """
     if again and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(repeatable(block), *inputs, use_reentrant=False, preserve_rng_state=False)
     return block(*inputs)

@@ -18,6 +18,7 @@ from eddycast.data import WindowBatches
 from eddycast.emulators import Space, Stage, TrainingBatch
 from eddycast.emulators.network import ConditionedNetwork
 from eddycast.errors import InputError, reason
+from eddycast.networks import TrainingMasks, masks_from
 from eddycast.training.average import WeightAverage
 from eddycast.training.optimiser import build_optimisers
 from eddycast.training.settings import TrainingSettings
@@ -106,7 +107,12 @@ class StageRunner:
             self.generator.manual_seed(step_seed(self.seed, number))
             batch = TrainingBatch(x[part], conditions.select(part), self.generator, first + part.start, whole)
             weight = len(batch.x) / whole
-            with self._gradients_travel(index == passes - 1), reported_compiler(self.settings.compile):
+            masks = TrainingMasks(step_seed(self.seed, number), batch.first, batch.size, len(batch.x))
+            with (
+                self._gradients_travel(index == passes - 1),
+                reported_compiler(self.settings.compile),
+                masks_from(masks),
+            ):
                 with torch.autocast(
                     self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
                 ):  # no scaling of the loss: the exponents of bfloat16 are those of float32
