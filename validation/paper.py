@@ -3,8 +3,8 @@
     python validation/paper.py [--device cuda] [--only ks64] [--batch 2] [--steps 20]
 
 The data are a few short runs of the recipe's own system and grid, Kolmogorov flow at its stored grid; nothing is scored, and no
-checkpoint is kept. Of latent diffusion, whose sizes are a hundred times larger, single steps are taken on states of the published grid and
-on random latents of the published shape. Writes results/paper-<device>.json: parameters, losses, seconds per step, peak memory.
+checkpoint is kept. Of latent diffusion, whose sizes are a hundred times larger, and of DYffusion single steps of every stage are taken on
+random states or latents of the published shape. Writes results/paper-<device>.json: parameters, losses, seconds per step, peak memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from eddycast.conditions import Conditions
 from eddycast.emulators import ModelShape, Trainable, TrainingBatch
 from eddycast.files import write_json
 from eddycast.grid import Grid, periodic_axis
-from eddycast.recipes import all_recipes, get_recipe
+from eddycast.networks import TrainingMasks, masks_from
+from eddycast.recipes import Recipe, all_recipes, get_recipe
+from eddycast.recipes.dyffusion import PUBLISHED
 from eddycast.recipes.latent_diffusion import SYSTEMS as LATENT_SYSTEMS
 from eddycast.recipes.record import describe_hardware
 from eddycast.recipes.run import seeded_model
@@ -83,59 +85,62 @@ def tried(name: str, data: api.Dataset, device: str, steps: int, batch: int) -> 
     }
 
 
-def latent_shapes(name: str) -> tuple[int, tuple[int, ...]]:
-    """Channels and points of what the network of a recipe sees: states, or latents of them."""
-    recipe = get_recipe(name)
-    assert recipe.simulation is not None and recipe.simulation.grid is not None, "a paper recipe simulates"
-    fields = len(get_system(recipe.simulation.system).info.fields)
+def shape_of(recipe: Recipe) -> tuple[ModelShape, Grid]:
+    """What the networks of a recipe see, states or latents of them, and where."""
+    assert recipe.simulation is not None, "a paper recipe simulates"
+    system = get_system(recipe.simulation.system)
+    told = (0.0,) * len(system.info.parameters) * recipe.tell_parameters
+    scale = tuple(1.0 for _ in told)
     if recipe.autoencoder is None:
-        return fields, recipe.simulation.grid
+        grid = system.grid(recipe.simulation.grid or system.info.shape)
+        fields, static = len(system.info.fields), len(system.info.static)
+        return ModelShape(fields, grid.periodic, told, scale, static=static, boundaries=recipe.tell_boundaries), grid
     model = recipe.autoencoder.model
+    assert recipe.simulation.grid is not None, "latents have a grid of their own"
     points = latent_points(recipe.simulation.grid, model.factor)
     assert points is not None, "published grids are divisible"
-    return model.latent_channels, points
+    grid = Grid(tuple(periodic_axis(name, size, 1.0) for name, size in zip("xyz", points, strict=False)))
+    return ModelShape(model.latent_channels, grid.periodic, told, scale, boundaries=recipe.tell_boundaries), grid
 
 
 def single_steps(name: str, device: str, steps: int, batch: int) -> dict[str, Any]:
-    """Optimiser steps of a recipe on random numbers of the published shape, smooth in space for those that see states."""
+    """Optimiser steps of every stage of a recipe on random numbers of the published shape, smooth in space."""
     recipe = get_recipe(name)
-    assert recipe.simulation is not None
-    channels, points = latent_shapes(name)
-    system = get_system(recipe.simulation.system)
-    told = len(system.info.parameters)
-    shape = ModelShape(channels, (True,) * len(points), (0.0,) * told, (1.0,) * told, boundaries=True)
+    shape, grid = shape_of(recipe)
     model = seeded_model(recipe, shape).to(device)
     assert isinstance(model, Trainable)
-    stage = model.stages()[0]
     generator = torch.Generator(device).manual_seed(0)
-    grid = Grid(tuple(periodic_axis(name, size, 1.0) for name, size in zip("xyz", points, strict=False)))
-    optimisers = build_optimisers(
-        stage.module, kind=recipe.training.optimiser, learning_rate=recipe.training.learning_rate, weight_decay=0.0
-    )
-    losses, times = [], [time.monotonic()]
-    x = torch.randn(
-        batch, stage.frames, channels, *(max(1, size // 4) for size in points), generator=generator, device=device
-    )
-    for axis, size in enumerate(points):
-        x = x.repeat_interleave(-(-size // x.shape[3 + axis]), dim=3 + axis).narrow(3 + axis, 0, size)
-    conditions = Conditions(grid, 1.0, torch.zeros(batch, told, device=device), torch.zeros(batch, device=device))
-    for _ in range(steps):
-        loss = stage.objective(TrainingBatch(x, conditions, generator))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(stage.module.parameters(), recipe.training.clip)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        times.append(time.monotonic())
+    rows, losses, points = {}, [], grid.shape
+    static = torch.zeros(shape.static, *points, device=device) if shape.static else None
+    told = torch.zeros(batch, len(shape.parameter_mean), device=device)
+    conditions = Conditions(grid, 1.0, told, torch.zeros(batch, device=device), static=static)
+    for stage in model.stages():
+        coarse = (batch, stage.frames, shape.channels, *(max(1, size // 4) for size in points))
+        x = torch.randn(coarse, generator=generator, device=device)
+        for axis, size in enumerate(points, start=3):
+            x = x.repeat_interleave(-(-size // x.shape[axis]), dim=axis).narrow(axis, 0, size)
+        optimisers = build_optimisers(
+            stage.module, kind=recipe.training.optimiser, learning_rate=recipe.training.learning_rate, weight_decay=0.0
+        )
+        begun = time.monotonic()
+        for step in range(steps):
+            with masks_from(TrainingMasks(step, 0, batch, batch)):
+                loss = stage.objective(TrainingBatch(x, conditions, generator))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(stage.module.parameters(), recipe.training.clip)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+        rows[stage.name] = round((time.monotonic() - begun) / steps, 2)
     assert all(map(math.isfinite, losses)), losses
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "batch": batch,
-        "input": [batch, stage.frames, channels, *points],
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
-        "seconds_per_step": round((times[-1] - times[0]) / steps, 1),
+        "input": [batch, model.stages()[0].frames, shape.channels, *points],
+        "losses": losses,
+        "seconds_per_step": sum(rows.values()),
+        "stages": rows,
     }
 
 
@@ -153,7 +158,7 @@ def main() -> None:
         if not name.endswith("-paper") or options.only not in name or name in rows:
             continue
         system = name.partition("/")[0]
-        if system in LATENT_SYSTEMS:
+        if system in LATENT_SYSTEMS or system in PUBLISHED:
             rows[name] = single_steps(name, options.device, min(2, options.steps), 1)
         else:
             data.setdefault(system, small_data(name))

@@ -20,6 +20,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import conditional_diffusion
+import dyffusion
 import latent_diffusion
 import protocols
 import torch
@@ -32,7 +33,7 @@ from eddycast.recipes.record import describe_hardware
 from eddycast.training import ProgressBar
 
 HERE = Path(__file__).parent
-COMPARISONS = conditional_diffusion.PROTOCOLS | latent_diffusion.PROTOCOLS
+COMPARISONS = conditional_diffusion.PROTOCOLS | latent_diffusion.PROTOCOLS | dyffusion.PROTOCOLS
 """Protocols that look at several runs."""
 
 
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--only", default="", help="jobs whose label contains this")
+    parser.add_argument("--only", default="", help="jobs whose label contains this; several, by commas, in that order")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     data, jobs = read_plan(options.plan)
@@ -156,10 +157,9 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     options.runs.mkdir(parents=True, exist_ok=True)
     options.results.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
+    wanted = {job.label: job for part in options.only.split(",") for job in jobs if part in job.label}
+    for job in wanted.values():
         target = options.results / f"{job.label}.json"
-        if options.only not in job.label:
-            continue
         if not job.protocol and is_trained(options.runs / job.label):
             print(f"{job.label:<32} trained")
             continue

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import conditional_tables
+import dyffusion_tables
 import latent_tables
 from pages import ROOT, results, table
 
@@ -317,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance-schedules": guidance_schedules,
     **conditional_tables.TABLES,
     **latent_tables.TABLES,
+    **dyffusion_tables.TABLES,
 }
 
 

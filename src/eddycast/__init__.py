@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         plot,
         report,
         simulate,
+        tile,
         train,
     )
 
@@ -42,6 +43,7 @@ __all__ = [
     "plot",
     "report",
     "simulate",
+    "tile",
     "train",
 ]
 

@@ -24,9 +24,14 @@ class Conditions:
         time: Absolute time of the window's origin (lead time 0), in steps of `dt`, (*batch). Where there is a cycle,
             phase 0 (say 1 January) lies at multiples of `cycle`.
         cycle: Steps in one cycle of the calendar (12 for months), or None.
-        static: Fields constant in time, (S, *space), or None.
+        static: Fields constant in time: (S, *space) for the whole batch, or a table (N, S, *space) of which `static_of` says the
+            row; None for none. `static_fields` gives them to whoever need not care.
         valid: True where the fields are defined (ocean), (*space), or None for everywhere.
         boundary: Codes of the boundaries (*batch, axis, side) where they differ from those of the grid, or None.
+        static_of: Row of the table of static fields that holds for each entry, (*batch), long; None where all have the same. The
+            members of an ensemble, and windows of one trajectory, share a row.
+
+    Raises: ValueError for static fields that are neither, or a table without rows or rows without a table.
     """
 
     grid: Grid
@@ -37,6 +42,18 @@ class Conditions:
     static: Tensor | None = None
     valid: Tensor | None = None
     boundary: Tensor | None = None
+    static_of: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        axes = len(self.grid.axes) + (1 if self.static_of is None else 2)
+        if (self.static is None and self.static_of is not None) or (
+            self.static is not None and self.static.ndim != axes
+        ):
+            came = None if self.static is None else tuple(self.static.shape)
+            raise ValueError(
+                f"static must be (S, *space), or (N, S, *space) with static_of; got {came} on {len(self.grid.axes)} axes, "
+                f"{'without' if self.static_of is None else 'with'} static_of."
+            )
 
     @property
     def batch(self) -> torch.Size:
@@ -48,8 +65,13 @@ class Conditions:
 
     def select(self, index: Tensor | slice | int) -> Conditions:
         """Entries of the first batch axis."""
-        boundary = None if self.boundary is None else self.boundary[index]
-        return replace(self, parameters=self.parameters[index], time=self.time[index], boundary=boundary)
+        return replace(
+            self,
+            parameters=self.parameters[index],
+            time=self.time[index],
+            boundary=None if self.boundary is None else self.boundary[index],
+            static_of=None if self.static_of is None else self.static_of[index],
+        )
 
     def expand(self, members: int) -> Conditions:
         """Put a member axis of the given size in front of the batch."""
@@ -58,26 +80,39 @@ class Conditions:
             parameters=self.parameters.expand(members, *self.parameters.shape),
             time=self.time.expand(members, *self.time.shape),
             boundary=None if self.boundary is None else self.boundary.expand(members, *self.boundary.shape),
+            static_of=None if self.static_of is None else self.static_of.expand(members, *self.static_of.shape),
         )
 
     def flatten(self) -> Conditions:
         """One batch axis."""
         parameters = self.parameters.reshape(self.time.numel(), self.parameters.shape[-1])
         boundary = None if self.boundary is None else self.boundary.reshape(-1, *self.boundary.shape[-2:])
-        return replace(self, parameters=parameters, time=self.time.reshape(-1), boundary=boundary)
+        static_of = None if self.static_of is None else self.static_of.reshape(-1)
+        return replace(self, parameters=parameters, time=self.time.reshape(-1), boundary=boundary, static_of=static_of)
 
     def to(self, device: torch.device | str) -> Conditions:
+        """The same on a device; of a table of static fields, the rows that are used."""
+
         def move(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device)
 
+        static, static_of = self.static, self.static_of
+        if static is not None and static_of is not None and len(static) > static_of.numel():
+            used, static_of = static_of.unique(return_inverse=True)
+            static = static[used]
         return replace(
             self,
             parameters=self.parameters.to(device),
             time=self.time.to(device),
-            static=move(self.static),
+            static=move(static),
             valid=move(self.valid),
             boundary=move(self.boundary),
+            static_of=move(static_of),
         )
+
+    def static_fields(self) -> Tensor | None:
+        """Static fields, (S, *space) where all entries have the same, otherwise (*batch, S, *space); None where there are none."""
+        return self.static if self.static is None or self.static_of is None else self.static[self.static_of]
 
     def boundary_codes(self) -> Tensor:
         """Kind of each side of each axis as a number (`BOUNDARY_CODES`), (*batch, axis, side), float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,21 +103,26 @@ def test_forcing_is_a_static_field_of_the_file(flows):
 
 
 def test_a_run_is_told_the_force_of_the_data_it_forecasts(flows, tmp_path):
-    """Trained with one wavenumber, it forecasts data with another; data without a force are refused."""
+    """Trained with one wavenumber, it forecasts data with another, or with one in each trajectory; data without a force are refused."""
     first, second = flows
     overrides = {"training.steps": 2, "training.batch_size": 2}
     run = api.train("any/regression-smoke", data=first, out=tmp_path / "run", overrides=overrides)
     seen = []
     network = next(part for part in run.run.emulator.model.modules() if type(part).__name__ == "ConditionedNetwork")
-    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].static))
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].static_fields()))
     result = run.forecast(second.initial("test"), steps=1, members=1)
     assert torch.equal(seen[-1], second.static) and result["velocity_x"].shape[-2:] == (16, 16)
     drawn = api.simulate(
-        "kolmogorov-flow", trajectories=4, steps=4, spin_up=0.4, grid=(16, 16),
-        parameters={"viscosity": 0.05, "forcing_wavenumber": (1, 4)}, seed=1,
+        "kolmogorov-flow", trajectories=4, steps=4, spin_up=0.4, grid=(16, 16), split=(1, 1, 2),
+        parameters={"viscosity": 0.05, "forcing_wavenumber": (1, 4)}, seed=4,
     )  # fmt: skip
+    run.forecast(drawn.initial("test"), steps=1, members=2)
+    wavenumbers = drawn.parameter_values[2:, 3].repeat(2)
+    assert wavenumbers.unique().numel() == 2, "of the two cases, for each of two members"
+    y = torch.arange(16) * 2 * torch.pi / 16
+    assert torch.allclose(seen[-1][:, 0], torch.sin(wavenumbers[:, None, None] * y).expand(-1, 16, 16), atol=1e-5)
     with pytest.raises(InputError, match="trained with 1 static fields; the data have 0"):
-        run.forecast(drawn.initial("test"), steps=1, members=1)
+        run.forecast(replace(drawn, static=None, static_names=()).initial("test"), steps=1, members=1)
 
 
 def test_recipes_say_all_of_it():

@@ -15,6 +15,7 @@ from eddycast.cli.app import run
 COMMANDS = {
     "simulate": "SYSTEM --out --trajectories --steps --evaluation-steps --split --param --initial --grid --solver-grid --dt "
     "--spin-up --seed --device",
+    "tile": "FILES --out --size --region --boxes --split --standardise --max-missing --fields",
     "inspect": "DATA",
     "train": "RECIPE|config.yaml --data --out --init --stage --autoencoder --latents --minutes --set --resume --device --slurm",
     "encode": "RUN DATA --out --split --copies",

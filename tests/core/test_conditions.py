@@ -88,3 +88,32 @@ def test_to_moves_every_tensor():
     for value in (there.parameters, there.time, there.static, there.valid):
         assert value is not None and value.device.type == "meta"
     assert conditions(2).to("meta").static is None
+
+
+def test_static_fields_follow_their_entries():
+    """Cases 0, 1, 2 have the rows 5, 5, 2 of a table: through members, one batch axis, a choice, a shift and a device."""
+    table = torch.arange(6.0)[:, None, None].expand(6, 1, 4)
+    here = conditions(3, static=table, static_of=torch.tensor([5, 5, 2]))
+    fields = here.static_fields()
+    assert fields is not None and fields.shape == (3, 1, 4) and fields[:, 0, 0].tolist() == [5, 5, 2]
+    members = here.expand(2)
+    fields = members.static_fields()
+    assert fields is not None and fields.shape == (2, 3, 1, 4) and fields[1, :, 0, 0].tolist() == [5, 5, 2]
+    chosen = members.flatten().select(torch.tensor([5, 0])).shifted(2.0).to("cpu")
+    fields = chosen.static_fields()
+    assert fields is not None and fields[:, 0, 0].tolist() == [2, 5]
+    assert chosen.static is not None and len(chosen.static) == 2, "what nobody uses is not moved"
+    assert members.flatten().static is table, "members share the table"
+
+
+def test_static_fields_of_all_entries_are_no_table():
+    shared = torch.ones(2, 4)
+    assert conditions(3, static=shared).expand(2).flatten().static_fields() is shared
+    assert conditions(3).static_fields() is None
+    for wrong in (
+        {"static": torch.ones(3, 2, 4)},
+        {"static": shared, "static_of": torch.arange(3)},
+        {"static_of": torch.arange(3)},
+    ):
+        with pytest.raises(ValueError, match="static must be"):
+            conditions(3, **wrong)

@@ -212,6 +212,22 @@ def test_splits_of_folders_files_and_fractions(tmp_path):
     assert [len(part) for part in cut.splits.values()] == [3, 1, 1] and "valid" in cut.notes[-1]
 
 
+def test_channels_come_back_in_their_order(tmp_path):
+    """The layout puts scalars before vectors; what we write says in which order the data had them."""
+    data = small()
+    last = data.read(0, 0, 9).roll(-1, dims=1)  # p behind the vector and the tensor
+    moved = from_arrays(
+        last[None], fields=[*data.fields[1:], data.fields[0]], grid=data.grid, dt=0.5, fractions=(1, 0, 0)
+    )
+    write_well(moved, tmp_path / "set")
+    again = open_dataset(tmp_path / "set", fractions=(1, 0, 0))
+    assert again.field_names == moved.field_names and torch.equal(again.read(0, 0, 9), last)
+    write_well(moved, tmp_path / "other")
+    with h5py.File(tmp_path / "other/data/train/data.hdf5", "a") as file:
+        del file.attrs["eddycast_fields"]
+    assert open_dataset(tmp_path / "other", fractions=(1, 0, 0)).field_names == data.field_names
+
+
 def test_fields_are_chosen_by_the_name_in_the_file(tmp_path):
     data = small()
     write_well(data, tmp_path / "set")
@@ -222,15 +238,21 @@ def test_fields_are_chosen_by_the_name_in_the_file(tmp_path):
         open_dataset(tmp_path / "set", fields=["w"])
 
 
-def test_fields_that_differ_between_trajectories_are_carried(tmp_path):
-    write_well(small(), tmp_path / "set")
+def test_constant_fields_that_differ_between_files_are_static_fields_of_each_trajectory(tmp_path):
+    """Also those that say of themselves that all trajectories share them; named in fields=... they are channels."""
+    data = small()
+    write_well(data, tmp_path / "set")
     for file in sorted((tmp_path / "set" / "data").glob("*/*.hdf5")):
         with h5py.File(file, "a") as handle:
             handle["t0_fields/height"][...] += len(file.parent.name)
     ours = open_dataset(tmp_path / "set")
-    assert ours.static is None and ours.field_names[-1] == "height" and "differs between trajectories" in ours.notes[0]
-    shift = ours.read(5, 0, 1)[0, -1] - ours.read(4, 0, 1)[0, -1]
-    assert torch.allclose(shift, torch.tensor(-1.0)), "test has four letters, valid five"
+    assert ours.static_varies and ours.static_names == ("height",) and "differ between trajectories" in ours.notes[0]
+    fields = ours.conditions([5, 4, 5], [0, 1, 2]).static_fields()
+    for entry, letters in zip(fields, (4, 5, 4), strict=True):
+        assert torch.allclose(entry, data.static + letters), "test has four letters, valid five"
+    channel = open_dataset(tmp_path / "set", fields="p,height")
+    assert channel.static is None and channel.field_names == ("p", "height")
+    assert torch.allclose(channel.read(5, 0, 2)[:, 1], data.static + 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
-from eddycast.emulators import WindowDiffusion
+from eddycast.emulators import TrainingBatch, WindowDiffusion
 from eddycast.emulators.increments import scale_at
 from eddycast.grid import Axis, Grid, periodic_axis
 from eddycast.noise import MemberNoise
@@ -169,3 +169,39 @@ class GaussianNetwork(nn.Module):
 
 def addresses(batch: int, seed: int = 0) -> MemberNoise:
     return MemberNoise.grid(seed, batch, 1).flatten()
+
+
+def perturbed(model: nn.Module, size: float = 0.2) -> nn.Module:
+    """All weights set, the zero-initialised ones included."""
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            weight.add_(size * normal(*weight.shape, seed=number).to(weight))
+    return model
+
+
+def initialised(model: nn.Module) -> nn.Module:
+    """Random weights of variance 1 / fan-in from a fixed seed where the network does not start at zero."""
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            if weight.ndim > 1 and weight.abs().max() > 0:
+                weight.copy_(normal(*weight.shape, seed=number) / math.sqrt(weight[0].numel()))
+            elif weight.ndim == 1 and weight is not getattr(model, "gain", None):
+                weight.zero_()
+    return model
+
+
+def fit(model, draw, steps: int, *, stage: int = -1, rate: float = 1e-2) -> list[float]:
+    """Adam with a cosine decay on one stage; `draw(step, frames)` gives windows and their conditions."""
+    chosen, generator = model.stages()[stage], torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(chosen.module.parameters(), lr=rate)
+    losses = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        x, here = draw(step, chosen.frames)
+        loss = chosen.objective(TrainingBatch(x, here, generator))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses

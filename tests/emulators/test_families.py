@@ -16,8 +16,11 @@ from exact_models import (
     autoregressive,
     channel_grid,
     conditions,
+    fit,
     gaussian_conditioning,
+    initialised,
     normal,
+    perturbed,
     ring,
     seasonal_states,
 )
@@ -31,8 +34,10 @@ from eddycast.emulators import (
     FAMILIES,
     AmortisedConfig,
     Diffusing,
+    DYffusionConfig,
     Emulator,
     IdentitySpace,
+    InterpolatorConfig,
     JointConfig,
     ModelShape,
     NeuralSolverConfig,
@@ -62,45 +67,10 @@ CONFIGS = {
     "amortised": AmortisedConfig(network=TINY),
     "universal": UniversalConfig(network=TINY),
     "neural-solver": NeuralSolverConfig(network=TINY),
+    "dyffusion": DYffusionConfig(horizon=3, interpolator=InterpolatorConfig("noise", network=TINY), network=TINY),
 }
 FORECASTING = [family for family in FAMILIES if family != "autoencoder"]
 """An autoencoder has stages but forecasts nothing: tests/autoencoders, tests/recipes."""
-
-
-def perturbed(model: nn.Module, size: float = 0.2) -> nn.Module:
-    """All weights set, the zero-initialised ones included."""
-    with torch.no_grad():
-        for number, weight in enumerate(model.parameters()):
-            weight.add_(size * normal(*weight.shape, seed=number).to(weight))
-    return model
-
-
-def initialised(model: nn.Module) -> nn.Module:
-    """Random weights of variance 1 / fan-in from a fixed seed where the network does not start at zero."""
-    with torch.no_grad():
-        for number, weight in enumerate(model.parameters()):
-            if weight.ndim > 1 and weight.abs().max() > 0:
-                weight.copy_(normal(*weight.shape, seed=number) / math.sqrt(weight[0].numel()))
-            elif weight.ndim == 1 and weight is not getattr(model, "gain", None):
-                weight.zero_()
-    return model
-
-
-def fit(model, draw, steps: int, *, stage: int = -1, rate: float = 1e-2) -> list[float]:
-    """Adam with a cosine decay on one stage; `draw(step, frames)` gives windows and their conditions."""
-    chosen, generator = model.stages()[stage], torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(chosen.module.parameters(), lr=rate)
-    losses = []
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        x, here = draw(step, chosen.frames)
-        loss = chosen.objective(TrainingBatch(x, here, generator))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    return losses
 
 
 # Objectives and scales
@@ -155,6 +125,7 @@ def test_prepared_scale_is_that_of_the_data(family):
         "amortised": AmortisedConfig(frames=5, network=TINY),
         "universal": UniversalConfig(frames=5, network=TINY),
         "neural-solver": NeuralSolverConfig(frames=5, network=TINY),
+        "dyffusion": DYffusionConfig(horizon=4, interpolator=InterpolatorConfig("bridge", network=TINY), network=TINY),
     }[family]
     model = build_model(config, ModelShape(1, (True,)))
     model.prepare((0.3 * normal(400, 9, 1, 10)).cumsum(dim=1))

@@ -9,8 +9,10 @@ import torch
 from exact_models import channel_grid, conditions, normal
 
 from eddycast.emulators import (
+    DYffusionConfig,
     Emulator,
     IdentitySpace,
+    InterpolatorConfig,
     ModelShape,
     RefinerConfig,
     RegressionConfig,
@@ -20,8 +22,12 @@ from eddycast.emulators import (
     build_model,
 )
 from eddycast.networks import (
+    DyffusionCNNConfig,
     FNOConfig,
+    MLPConfig,
     ModernUNetConfig,
+    OtnessUNetConfig,
+    ResNetUNetConfig,
     SDAUNetConfig,
     SpaceTimeTransformerConfig,
     TransformerConfig,
@@ -35,18 +41,26 @@ NETWORKS = {
     "unet-sda": SDAUNetConfig(channels=(4, 6), blocks=1, embedding=8),
     "unet-modern": ModernUNetConfig(hidden=4, multipliers=(1, 2), blocks=1),
     "transformer-latent": SpaceTimeTransformerConfig(patch=(2, 3), width=16, heads=2, blocks=1, embedding=8),
+    "mlp": MLPConfig(width=8, blocks=1, embedding=8),
+    "cnn-dyffusion": DyffusionCNNConfig(width=6, kernels=(3, 3), embedding=8, norm="channel"),
+    "unet-otness": OtnessUNetConfig(size=8, stem=4, channels=(4, 6), kernels=(4, 2), embedding=8, norm="channel"),
+    "unet-resnet": ResNetUNetConfig(width=4, multipliers=(1, 2), heads=2, head_width=4, embedding=8),
 }
 FAMILIES = {
     "regression": RegressionConfig(context=2),
     "scoring": ScoringConfig(context=2),
     "refiner": RefinerConfig(context=2, refinements=2, min_noise_std=0.1),
     "universal": UniversalConfig(frames=3, num_steps=2),
+    "dyffusion": DYffusionConfig(horizon=2, interpolator=InterpolatorConfig("noise")),
 }
 SHAPE = ModelShape(2, (True, False), parameter_mean=(0.0,), parameter_std=(1.0,), cyclic=True, static=2)
 
 
 def model(family: str, network: str) -> torch.nn.Module:
-    found = build_model(replace(FAMILIES[family], network=NETWORKS[network]), SHAPE)
+    config = replace(FAMILIES[family], network=NETWORKS[network])
+    if isinstance(config, DYffusionConfig):
+        config = replace(config, interpolator=replace(config.interpolator, network=NETWORKS[network]))
+    found = build_model(config, SHAPE)
     with torch.no_grad():
         for number, weight in enumerate(found.parameters()):
             weight.copy_(0.3 * normal(*weight.shape, seed=number))
@@ -86,13 +100,13 @@ def test_forecast_of_any_network_knows_its_conditions(family, network):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_reach_every_weight(family, network):
     found, here = model(family, network), situation(4)
-    stage = found.stages()[-1]
-    loss = stage.objective(
-        TrainingBatch(normal(4, stage.frames, 2, 8, 6).float(), here, torch.Generator().manual_seed(0))
-    )
-    loss.backward()
-    for name, weight in found.named_parameters():
-        assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.abs().max() > 0, name
+    for stage in found.stages()[
+        0 if family == "dyffusion" else -1 :
+    ]:  # the last one trains all, or a network of its own
+        x = normal(4, stage.frames, 2, 8, 6).float()
+        stage.objective(TrainingBatch(x, here, torch.Generator().manual_seed(0))).backward()
+        for name, weight in stage.module.named_parameters():
+            assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -20,7 +20,7 @@ def gather(model, context, here, leads, **options):
     leads = torch.as_tensor(leads, dtype=torch.float64)
     result = torch.full((len(context), len(leads), *context.shape[2:]), float("nan"), dtype=context.dtype)
     order: list[int] = []
-    for positions, states in rollout(model, context, here, leads, noise=addresses(len(context)), **options):
+    for positions, states, _ in rollout(model, context, here, leads, noise=addresses(len(context)), **options):
         assert len(positions) == states.shape[1]
         result[:, positions] = states
         order += positions.tolist()
@@ -121,13 +121,15 @@ def test_hook_sees_physical_states_of_every_member_and_what_it_does_persists():
     """The walk shifts to the right: a value set at the left edge must reach the interior in the windows that follow."""
     space, seen = AffineSpace(), []
 
-    def wall(state, here, leads):
+    def wall(state, here, leads, start):
+        assert torch.equal(start, first)
         seen.append((here.time.clone(), leads.clone()))
         value = 10 * here.time[:, None, None] + leads[:, None]
         return torch.cat([value[..., None].expand(*state.shape[:3], 1), state[..., 1:]], dim=-1)
 
     context, here = space.encode(normal(3, 1, 1, 6), None, None), conditions(3, ring(6))
-    x, _ = gather(RandomWalk(0.0), context, here, range(1, 7), space=space, hook=wall)
+    first = space.decode(context, None, None)[:, -1]
+    x, _ = gather(RandomWalk(0.0), context, here, range(1, 7), space=space, hook=wall, start=first)
     state = space.decode(x, None, None)
     for number, (time, leads) in enumerate(seen):
         assert torch.equal(time, here.time + 2 * number) and leads.tolist() == [1.0, 2.0]

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from eddycast.networks import (
+    DyffusionCNNConfig,
     FNOConfig,
     ModernUNetConfig,
     NetworkConfig,
+    ResNetUNetConfig,
     SDAUNetConfig,
     SpaceTimeTransformerConfig,
     TransformerConfig,
@@ -28,6 +30,16 @@ CONFIGS: dict[str, tuple[NetworkConfig, float]] = {
     "unet-sda": (SDAUNetConfig(channels=(16, 16), blocks=1, embedding=16), 0.045),
     "unet-modern": (ModernUNetConfig(hidden=16, multipliers=(1, 1), blocks=1), 0.045),
     "transformer-latent": (SpaceTimeTransformerConfig(**SMALL, timed=False), 0.11),
+    "cnn-dyffusion": (
+        DyffusionCNNConfig(
+            width=16, kernels=(5, 3, 3), embedding=16, norm="channel", padding="boundary", time_factor=3.0
+        ),
+        0.1,
+    ),
+    "unet-resnet": (
+        ResNetUNetConfig(width=16, multipliers=(1, 1), heads=2, head_width=8, embedding=16, padding="boundary"),
+        0.1,
+    ),
 }
 """Network and the relative error it must fall below: about twice what one run reached."""
 

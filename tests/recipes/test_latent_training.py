@@ -14,7 +14,7 @@ from latent_runs import FAMILIES, STEPS, alone, flow, recipe, train
 
 from eddycast import api
 from eddycast.api.forecaster import shipped
-from eddycast.data import Dataset, Normalisation, from_arrays
+from eddycast.data import Dataset, Normalisation, Segment, from_arrays
 from eddycast.emulators import Autoencoding, LatentSpace, WindowDiffusion
 from eddycast.errors import InputError
 from eddycast.recipes import SpaceSettings, latents, load_run, open_cache
@@ -117,6 +117,28 @@ def test_static_fields_reach_the_emulator(tmp_path):
         train(recipe(), data, tmp_path / "views")
     assert not (tmp_path / "views" / "autoencoder").exists()
     made = train(recipe(copies=1), data, tmp_path / "run")
+    assert np.isfinite(values(made.forecast(data.initial("test"), steps=2, members=1))).all()
+
+
+def test_each_piece_of_a_cache_has_the_static_fields_of_its_trajectory(tmp_path, monkeypatch):
+    """Pieces are numbered by themselves: the training split begins with trajectory 2 here."""
+    from eddycast.recipes import train as module
+
+    static, whole = torch.randn(5, 1, 8, 8), flow(trajectories=5, frames=5)
+    arrays = [whole.read(number, 0, 5) for number in range(5)]
+    splits = {
+        name: tuple(Segment(number, 0, 5) for number in numbers)
+        for name, numbers in (("train", (2, 4, 3)), ("valid", (0,)), ("test", (1,)))
+    }
+    data = from_arrays(
+        torch.stack(arrays), fields=whole.fields, grid=whole.grid, dt=whole.dt, splits=splits, static=static
+    )
+    seen, material = [], module.latent_material
+    monkeypatch.setattr(module, "latent_material", lambda *given: seen.append(material(*given)) or seen[-1])
+    made = train(recipe(copies=1), data, tmp_path / "run")
+    windows = seen[0].windows
+    for number, trajectory in enumerate((2, 4, 3)):
+        assert torch.equal(windows.conditions([number], [0]).static_fields()[0], static[trajectory])
     assert np.isfinite(values(made.forecast(data.initial("test"), steps=2, members=1))).all()
 
 

@@ -24,7 +24,7 @@ from eddycast.recipes import (
 from eddycast.simulators import get_system
 
 NAMES = sorted(all_recipes())
-SIZES = {"smoke": (1e3, 6e4), "small": (5e4, 2.5e6), "paper": (3e6, 1e9)}
+SIZES = {"smoke": (1e3, 6e4), "small": (3e4, 2.5e6), "paper": (4e5, 1e9)}
 """Parameters of each size: seconds, half an hour of two cores, days of a GPU."""
 
 
@@ -34,7 +34,7 @@ def shape_of(recipe) -> ModelShape:
         return ModelShape(channels=1, periodic=(True,))
     info = get_system(recipe.simulation.system).info
     fields = len(info.fields)
-    static = int(info.name == "kolmogorov-flow")
+    static = len(info.static)
     told = len(info.parameters) if recipe.tell_parameters else 0
     channels = fields if recipe.autoencoder is None else recipe.autoencoder.model.latent_channels
     return ModelShape(channels, (True,) * len(info.shape), (0.0,) * told, (1.0,) * told, static=static)

@@ -184,7 +184,7 @@ def test_solver_grid_stores_averages_of_the_fine_run(kind):
     assert torch.equal(stored.states, block_average(fine.states, (16, 16)))
     assert stored.grid == system.grid((16, 16)) and stored.attributes["solver_shape"] == [32, 32]
     assert (pressure_of(stored.states, stored.parameters) / stored.states[:, :, 2] - 1).abs().max() < 1e-12
-    with pytest.raises(InputError, match="must divide"):
+    with pytest.raises(InputError, match="whole number of cells"):
         simulate(system, grid_shape=(32, 32), store_shape=(12, 16), **common)
 
 

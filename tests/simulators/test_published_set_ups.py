@@ -107,7 +107,7 @@ def test_parts_of_an_ensemble_are_those_of_the_whole_bit_by_bit(lengths):
         simulate(KS, steps=3, only=range(10, 20), **options)
 
 
-def test_forcing_is_static_where_all_runs_share_it():
+def test_forcing_is_a_static_field_of_all_runs_or_of_each():
     options = {"trajectories": 3, "steps": 1, "spin_up": 0.0, "grid_shape": (48, 48), "store_shape": (24, 32)}
     run = simulate(
         FLOW, parameters={"viscosity": (0.02, 0.03), "forcing_wavenumber": 6, "forcing_amplitude": 2}, **options
@@ -115,7 +115,13 @@ def test_forcing_is_static_where_all_runs_share_it():
     y = torch.arange(32, dtype=torch.float64) * 2 * torch.pi / 32
     assert torch.allclose(run.static["forcing"], (2 * torch.sin(6 * y)).expand(24, 32), atol=1e-12)
     several = simulate(FLOW, parameters={"forcing_wavenumber": (2, 6)}, **options)
-    assert several.parameters[:, 3].unique().numel() > 1 and several.static == {}
+    wavenumbers = several.parameters[:, 3]
+    assert wavenumbers.unique().numel() > 1
+    assert torch.allclose(
+        several.static["forcing"], torch.sin(wavenumbers[:, None, None] * y).expand(3, 24, 32), atol=1e-12
+    )
+    part = simulate(FLOW, parameters={"forcing_wavenumber": (2, 6)}, only=range(1, 2), **options)
+    assert torch.equal(part.static["forcing"], several.static["forcing"][1:2]), "told apart by the runs of the seed"
 
 
 def test_forcing_is_the_force_of_the_solver():

@@ -7,6 +7,7 @@ from eddycast.api.results import analyse_latents, compare, evaluate, plot, repor
 from eddycast.api.runs import assimilate, encode, forecast, methods, recipes, reconstruct, train
 from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
+from eddycast.api.tiles import tile
 from eddycast.data import Dataset
 from eddycast.evaluation import Scores
 from eddycast.observations import Observations
@@ -35,5 +36,6 @@ __all__ = [
     "report",
     "simulate",
     "systems",
+    "tile",
     "train",
 ]

@@ -18,12 +18,12 @@ from eddycast.assimilation import OnlineTask, get_method
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Initial, PlainClock
 from eddycast.data.arrays import ArraySource
-from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel, count_passes
+from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel, StateHook, count_passes
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.labelled import values_of
 from eddycast.observations import Observations
-from eddycast.recipes import parse_value
+from eddycast.recipes import boundary_hook, parse_value, read_boundary
 
 if TYPE_CHECKING:
     from eddycast.api.forecaster import Forecaster
@@ -49,11 +49,12 @@ def analyse(
     """See `Forecaster.assimilate`."""
     from eddycast.api.settings import rebuilt
 
-    emulator = emulator_for(forecaster, observations)
+    settings = {key: parse_value(value, f"--set {key}") for key, value in overrides.items()}
+    emulator = emulator_for(forecaster, observations, settings.pop("boundary", None))
     name = method or default_method(emulator)
     chosen = get_method(name)
-    options = rebuilt(chosen.options(), {key: parse_value(value, f"--set {key}") for key, value in overrides.items()})
-    conditions = observations.conditions(static=static_fields(forecaster))
+    options = rebuilt(chosen.options(), settings)
+    conditions = conditions_of(forecaster, observations)
     used, held = observations, None
     if withhold > 0:
         used, held = observations.withhold(withhold, seed=seed)
@@ -71,9 +72,15 @@ def analyse(
                 name, emulator, trusted, conditions, task=task, progress=progress, **shared
             )
             states = blocks.flatten(1, 2)  # cases with their blocks one after the other
+            starts = task.starts(observations.num_times)
+            places = torch.arange(observations.num_cases).repeat_interleave(len(starts))
+            here = conditions.select(places).shifted(torch.tensor(starts).repeat(observations.num_cases))
+            states = with_boundary(emulator, states, here)
+            blocks = states.unflatten(1, (observations.num_cases, len(starts)))
         else:
             shared["mode"] = mode
-            states = blocks = assimilation.assimilate(name, emulator, trusted, conditions, progress=progress, **shared)
+            states = assimilation.assimilate(name, emulator, trusted, conditions, progress=progress, **shared)
+            states = blocks = with_boundary(emulator, states, conditions)
     attributes: dict[str, Any] = forecaster.attributes(None, seed) | {
         "eddycast_method": name,
         "eddycast_mode": mode,
@@ -147,8 +154,19 @@ def departure_rms(states: Tensor, observations: Observations) -> float:
     return float(departure[observations.mask].square().mean().sqrt())
 
 
-def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator:
-    """The emulator, after a check that the observations are of its fields and grid."""
+def with_boundary(emulator: Emulator, states: Tensor, conditions: Conditions) -> Tensor:
+    """An analysis (member, case, time, channel, *space) with its boundary values, which weights and guidance keep to rounding at best.
+
+    Points are held at what the first frame of each member says of them.
+    """
+    if emulator.hook is None:
+        return states
+    leads = torch.arange(states.shape[2], dtype=torch.float64)
+    return torch.stack([emulator.hook(member, conditions, leads, member[:, 0]) for member in states])
+
+
+def emulator_for(forecaster: Forecaster, observations: Observations, boundary: Any = None) -> Emulator:
+    """The emulator, after a check that the observations are of its fields and grid; `boundary` replaces the setting of its recipe."""
     names = tuple(name for name, _ in observations.fields)
     if forecaster.run is not None:
         summary = forecaster.run.data
@@ -163,7 +181,8 @@ def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator
                 f"{forecaster.name} was trained with the parameters {', '.join(summary['parameter_names']) or 'none'}; the "
                 f"observations carry {', '.join(observations.parameter_names) or 'none'}: give those."
             )
-        return forecaster.run.emulator
+        emulator = forecaster.run.emulator
+        return emulator if boundary is None else replace(emulator, hook=observed_hook(boundary, observations))
     kind, _, name = forecaster.name.partition(":")
     if kind != "system":
         raise InputError(f"{forecaster.name} cannot assimilate: use a run, or system:NAME.")
@@ -174,12 +193,45 @@ def emulator_for(forecaster: Forecaster, observations: Observations) -> Emulator
             f"{forecaster.name} needs the parameters {', '.join(system.info.parameter_names)}; the observations of "
             f"{', '.join(names)} carry {', '.join(observations.parameter_names) or 'none'}."
         )
-    return Emulator(SolverModel(system), IdentitySpace(), chunk=1024, place=forecaster.device)
+    hook = observed_hook("system" if boundary is None else boundary, observations)
+    return Emulator(SolverModel(system), IdentitySpace(), hook=hook, chunk=1024, place=forecaster.device)
 
 
-def static_fields(forecaster: Forecaster) -> Tensor | None:
-    """Static fields of the training data; runs on data that have any keep them."""
-    return None if forecaster.run is None else forecaster.run.static_fields()
+def observed_hook(boundary: Any, observations: Observations) -> StateHook | None:
+    """Boundary values of analyses of these observations."""
+    return boundary_hook(
+        read_boundary(boundary),
+        system=observations.attributes.get("system", ""),
+        fields=[name for name, _ in observations.fields],
+        parameter_names=observations.parameter_names,
+        static_names=observations.static_names,
+    )
+
+
+def conditions_of(forecaster: Forecaster, observations: Observations) -> Conditions:
+    """Conditions of the observed cases, with the static fields that they carry, or else those that all training data of a run share.
+
+    Raises: InputError for static fields that the observations lack, or that the run does not know.
+    """
+    run = forecaster.run
+    if run is None:
+        return observations.conditions()
+    trained = run.data.get("static_names")
+    if observations.static is None:
+        if run.data.get("static_varies"):
+            raise InputError(
+                f"{run.name} was trained with static fields of each trajectory ({', '.join(trained or ())}), the observations carry none: "
+                "observe the data again and write .nc, which has a place for them."
+            )
+        return observations.conditions(static=run.static_fields())
+    if trained is None and run.num_static == len(observations.static_names):
+        trained = observations.static_names  # an earlier version did not keep the names
+    if tuple(trained or ()) != observations.static_names:
+        raise InputError(
+            f"{run.name} was trained with the static fields {', '.join(trained or ()) or 'none'}; the observations carry "
+            f"{', '.join(observations.static_names)}: observe data with the same."
+        )
+    return observations.conditions()
 
 
 def states_of(background: xr.Dataset | str | Path | None, observations: Observations) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def observe(
             key: str(dataset.attributes[key]) for key in ("system", "lyapunov_time") if key in dataset.attributes
         },
     )
+    if conditions.static is not None:
+        made = replace(made, static=conditions.static_fields(), static_names=dataset.static_names)
     if out is not None:
         made.save(Path(out))
     return made

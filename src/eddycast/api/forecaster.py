@@ -13,7 +13,7 @@ import xarray as xr
 
 from eddycast import __version__
 from eddycast.api.settings import configured
-from eddycast.api.shares import pass_attributes, shared_advance
+from eddycast.api.shares import pass_attributes, shared_advance, window_lengths
 from eddycast.api.solvers import refuse, solver, solver_attributes
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Initial, read, statistics
@@ -24,12 +24,22 @@ from eddycast.emulators import (
     Emulator,
     IdentitySpace,
     Persistence,
+    StateHook,
     count_passes,
 )
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.observations import Observations
-from eddycast.recipes import Recipe, Run, autoencoder_of, load_run, parse_value, sample_states
+from eddycast.recipes import (
+    Recipe,
+    Run,
+    autoencoder_of,
+    boundary_hook,
+    load_run,
+    parse_value,
+    read_boundary,
+    sample_states,
+)
 from eddycast.simulators import SYSTEMS, get_system
 
 BASELINES = {
@@ -84,18 +94,31 @@ class Forecaster:
             key.removeprefix("emulator."): parse_value(value, f"--set {key}")
             for key, value in (overrides or {}).items()
         }
+        hook = self._hook(dataset, given.pop("boundary", None))
         if self.run is not None:
             self.run.check(dataset)
-            return configured(self.run.emulator, given)
+            return replace(configured(self.run.emulator, given), hook=hook)
         kind, _, name = self.name.partition(":")
         if kind == "system":
-            return replace(solver(name, dataset, given), place=self.device)
-        refuse(given, ())
+            return replace(solver(name, dataset, given), place=self.device, hook=hook)
+        refuse(given, ("boundary",))
         if name == "persistence":
-            return Emulator(Persistence(), IdentitySpace())
+            return Emulator(Persistence(), IdentitySpace(), hook=hook)
         space = statistics(dataset, "train")
         states, phase = sample_states(dataset, space, ARCHIVE)
-        return Emulator(Climatology(states, phase), space)
+        return Emulator(Climatology(states, phase), space, hook=hook)
+
+    def _hook(self, dataset: Dataset, boundary: Any) -> StateHook | None:
+        """Boundary values: those that are asked for; else of the recipe of a run; else of the system of the data."""
+        if boundary is None and self.run is not None:
+            return self.run.hook()
+        return boundary_hook(
+            "system" if boundary is None else read_boundary(boundary),
+            system=str(dataset.attributes.get("system", "")),
+            fields=dataset.field_names,
+            parameter_names=dataset.parameter_names,
+            static_names=dataset.static_names,
+        )
 
     def forecast(
         self,
@@ -214,7 +237,8 @@ class Forecaster:
         cost = pass_attributes(passes, members * cases)
         if states is None:
             return xr.Dataset()
-        attributes = self.attributes(start.data, seed) | solver_attributes(emulator, start.data) | cost
+        attributes = self.attributes(start.data, seed) | solver_attributes(emulator, start.data)
+        attributes |= cost | window_lengths(emulator)
         return label(states, initial=start, lead_times=leads, attributes=attributes)
 
     def _lead_steps(self, dataset: Dataset, steps: int | None, leads: Sequence[float] | None) -> torch.Tensor:

@@ -16,11 +16,13 @@ from eddycast.recipes import explain
 
 _STEPS = ("sampler", "num_steps", "grid", "sampler_options")
 SAMPLING = {
+    "regression": ("ensemble", "perturbation", "sharing"),
     "scoring": ("noise_scale",),
     "joint": ("context", "overlap", *_STEPS, "conditioning", "gamma", "std", "rollout", "stride"),
     "amortised": _STEPS,
     "universal": ("context", "overlap", *_STEPS),
     "neural-solver": ("context", "overlap"),
+    "dyffusion": ("sampler", "sampling", "sampling_times", "last", "refine", "sharing"),
 }
 """Settings of each family that may differ between training and use."""
 
@@ -30,7 +32,7 @@ def configured(emulator: Emulator, given: dict[str, Any]) -> Emulator:
     config = emulator.model.config  # type: ignore[attr-defined]
     own = SAMPLING.get(config.kind, ())
     dressable = isinstance(emulator.space, LatentSpace) and emulator.space.residual is not None
-    refuse(given, (*own, "guard", "chunk", *(["dress"] if dressable else [])))
+    refuse(given, (*own, "guard", "chunk", "boundary", *(["dress"] if dressable else [])))
     if given.get("dress"):
         emulator = replace(emulator, dress=True)
     if given.get("guard") is False:

@@ -15,6 +15,7 @@ from eddycast.conditions import Conditions
 from eddycast.emulators import Emulator, Passes
 from eddycast.emulators.emulator import Progress
 from eddycast.evaluation.table import PASSES
+from eddycast.evaluation.windows import FIRST_WINDOW, WINDOW
 from eddycast.noise import MemberNoise
 
 
@@ -58,6 +59,18 @@ def pass_attributes(passes: Passes, entries: int) -> dict[str, Any]:
     counted = distributed.total(torch.tensor([passes.forward, passes.backward]))
     forward, backward = (counted.double() / max(1, entries)).tolist()
     return {PASSES["forward"]: forward, PASSES["backward"]: backward}
+
+
+def window_lengths(emulator: Emulator) -> dict[str, Any]:
+    """New states of each window of a rollout, and of the first one where it has others; empty for one window, however long.
+
+    Scores tell by them whether a forecast jumps where windows meet, and whether errors compound from one to the next.
+    """
+    model = emulator.model
+    if model.window is None:
+        return {}
+    first, later = model.window - model.context, model.window - model.overlap
+    return {WINDOW: later} | ({} if first == later else {FIRST_WINDOW: first})
 
 
 def passes_line(attributes: Mapping[Hashable, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from eddycast import __version__, data, simulators
-from eddycast.data import Dataset, Field, Segment
+from eddycast.data import Dataset, Field, PlainClock, Segment
 from eddycast.data.dataset import SPLITS
 from eddycast.data.splits import DEFAULT_FRACTIONS, check_fractions
 from eddycast.errors import InputError
@@ -104,7 +104,7 @@ def simulate(
                 progress=report,
             )
         )
-    dataset = _dataset(runs, parts, split)
+    dataset = _dataset(runs, parts, split, autonomous=chosen.info.autonomous)
     if out is None:
         return dataset
     content = manifest(dataset, chosen, parameters or {})
@@ -158,7 +158,9 @@ def split_numbers(trajectories: int, split: Sequence[float]) -> dict[str, range]
     return {name: range(at, at + count) for name, at, count in zip(SPLITS, starts, counts, strict=True)}
 
 
-def _dataset(runs: list[Simulation], parts: dict[str, range] | None, split: Sequence[float]) -> Dataset:
+def _dataset(
+    runs: list[Simulation], parts: dict[str, range] | None, split: Sequence[float], *, autonomous: bool
+) -> Dataset:
     """One data set of runs that follow each other in the numbers of their trajectories."""
     first = runs[0]
     states = [run.states.cpu().float() for run in runs]
@@ -170,27 +172,41 @@ def _dataset(runs: list[Simulation], parts: dict[str, range] | None, split: Sequ
         lengths = [run.states.shape[1] for run in runs for _ in range(len(run.states))]
         splits = {name: tuple(Segment(at, 0, lengths[at]) for at in numbers) for name, numbers in parts.items()}
         attributes["split"] = ", ".join(f"{name} {_numbers(numbers)}" for name, numbers in parts.items())
-    static = [values.float() for values in first.static.values()]
     return data.from_arrays(
         states[0] if len(states) == 1 else [one for part in states for one in part],
         fields=tuple(Field(**asdict(field)) for field in first.fields),
         grid=first.grid,
-        dt=first.dt,
-        time_units=first.time_units,
+        clock=PlainClock(first.dt, first.time_units, (0.0 if autonomous else float(first.attributes["spin_up"]),)),
         parameters=torch.cat([run.parameters for run in runs]).float(),
         parameter_names=first.parameter_names,
         splits=splits,
         fractions=split,
-        static=torch.stack(static) if static else None,
+        static=_static(runs),
         static_names=tuple(first.static),
         attributes=attributes,
     )
 
 
+def _static(runs: list[Simulation]) -> torch.Tensor | None:
+    """Static fields (S, *space), or (trajectory, S, *space) where one of them differs between trajectories."""
+    first, axes = runs[0].static, len(runs[0].grid.axes)
+    if not first:
+        return None
+    if all(values.ndim == axes for values in first.values()):
+        return torch.stack([values.float() for values in first.values()])
+    columns = [
+        torch.cat([run.static[name].float().expand(len(run.states), *run.grid.shape) for run in runs]) for name in first
+    ]
+    return torch.stack(columns, dim=1)
+
+
 def manifest(dataset: Dataset, system: System, parameters: Mapping[str, float | tuple[float, float]]) -> dict[str, Any]:
     """How simulated data came to be: enough to make them again, and to see which trajectory lies where."""
     known = dataset.attributes
-    values = {parameter.name: parameters.get(parameter.name, parameter.default) for parameter in system.info.parameters}
+    values = {
+        one.name: parameters.get(one.name, (one.low, one.high) if one.label else one.default)
+        for one in system.info.parameters
+    }
     return {
         "eddycast_version": __version__,
         "system": system.info.name,

@@ -24,11 +24,17 @@ REGRIDDED_NUMBERS = 2**17
 def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
     """The numerical solver for the grid and parameters of the data."""
     system = get_system(name)
-    refuse(given, SETTINGS)
+    refuse(given, (*SETTINGS, "boundary"))
     if dataset.parameter_names != system.info.parameter_names:
         raise InputError(
             f"system:{name} needs the parameters {', '.join(system.info.parameter_names)}; the data have "
             f"{', '.join(dataset.parameter_names) or 'none'}."
+        )
+    own = tuple(field.name for field in system.info.fields)
+    if dataset.field_names != own and sorted(dataset.field_names) == sorted(own):
+        raise InputError(
+            f"system:{name} takes the fields in the order {', '.join(own)}; the data have {', '.join(dataset.field_names)}: open them "
+            "with ?fields=... in that order."
         )
     numbers = {
         key: setting_number(key, given[key])

@@ -94,8 +94,9 @@ def guided(
         here = everyone.select(part).to(emulator.device)
         task = _Task(emulator, observations, case, here, addresses.select(part), options)
         known = task.encoded(begin[part].to(emulator.device), first)
-        x = task.at_once(known, first, total, stride) if at_once else task.windows(known, first, total, overlap)
-        outcome.append(task.decoded(x[:, -first if first < 0 else 0 :], max(first, 0)).cpu())
+        start = begin[part, -1].to(emulator.device) if begin.shape[1] else None
+        x = task.at_once(known, first, total, stride) if at_once else task.windows(known, first, total, overlap, start)
+        outcome.append(task.decoded(x[:, -first if first < 0 else 0 :], max(first, 0), start).cpu())
         if progress is not None:
             progress(part.stop, members * cases)
     analysis = torch.cat(outcome).unflatten(0, (members, cases)).to(observations.values.dtype)
@@ -191,8 +192,11 @@ class _Task:
             window = replace(window, likelihoods=(start,))
         return self._guarded(self._sample(window, like, first, 0, count), known)
 
-    def windows(self, known: Tensor, first: int, total: int, overlap: int) -> Tensor:
-        """The same window after window, each beginning with the last `overlap` states, the first one with all that are known."""
+    def windows(self, known: Tensor, first: int, total: int, overlap: int, start: Tensor | None) -> Tensor:
+        """The same window after window, each beginning with the last `overlap` states, the first one with all that are known.
+
+        Each goes on from boundary values, held at those of `start` or, without one, of the first frame.
+        """
         size = require_denoiser(self.emulator.model).frames
         x, number = known, 0
         while x.shape[1] < total:
@@ -203,6 +207,10 @@ class _Task:
             filled = torch.cat([told, self.encoded(self._blank(size - shared), at + shared)], dim=1)
             window = self._open(filled, shared, at)
             sample = self._guarded(self._sample(window, filled, at, number, shared), told)
+            if self.emulator.hook is not None:
+                states = self.decoded(sample, at, start)
+                start = states[:, 0] if start is None else start
+                sample = self.encoded(states, at)
             if window.likelihoods:  # known by guidance alone: sampled again
                 x = torch.cat([x[:, :begin], sample], dim=1)
             else:
@@ -281,10 +289,16 @@ class _Task:
         leads = torch.arange(first, first + states.shape[1], dtype=torch.float64)
         return self.emulator.space.encode(states, self.conditions, leads)
 
-    def decoded(self, x: Tensor, first: int) -> Tensor:
+    def decoded(self, x: Tensor, first: int, start: Tensor | None) -> Tensor:
+        """Physical states of frames from `first` on, with boundary values; `start` are the last known ones, None for none.
+
+        Without a start, points are held at what the first frame says of them.
+        """
         leads = torch.arange(first, first + x.shape[1], dtype=torch.float64)
         states = self.emulator.space.decode(x, self.conditions, leads)
-        return states if self.emulator.hook is None else self.emulator.hook(states, self.conditions, leads)
+        if self.emulator.hook is None:
+            return states
+        return self.emulator.hook(states, self.conditions, leads, states[:, 0] if start is None else start)
 
 
 def require_denoiser(model: WindowModel) -> Diffusing:

@@ -12,7 +12,7 @@ import typer
 
 import eddycast
 from eddycast import distributed
-from eddycast.cli import catalogue, data, models, results
+from eddycast.cli import catalogue, data, models, results, tiles
 from eddycast.errors import InputError
 
 SHARED = ("train", "forecast", "evaluate", "compare")
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 for command in (
     data.simulate,
+    tiles.tile,
     data.inspect,
     models.train,
     models.encode,

@@ -112,6 +112,38 @@ def grid_shape(text: str | None, option: str = "--grid") -> tuple[int, ...] | No
     return tuple(int(part) for part in parts)
 
 
+def region(text: str | None) -> tuple[Range, Range] | None:
+    """`"-15:15,180:270"` to `((-15.0, 15.0), (180.0, 270.0))`, bounds of the rows and of the columns.
+
+    Raises: InputError for another form.
+    """
+    if text is None:
+        return None
+    sides = [side.split(":") for side in text.split(",")]
+    if len(sides) != 2 or any(len(side) != 2 for side in sides):
+        raise InputError(f"--region must be lat:lat,lon:lon such as -15:15,180:270, got '{text}'.")
+    rows, columns = (
+        (number(low, "each bound of --region"), number(high, "each bound of --region")) for low, high in sides
+    )
+    return rows, columns
+
+
+def box_numbers(text: str | None) -> list[int] | Literal["published"] | None:
+    """`"84-86,108"` to `[84, 85, 86, 108]`; `published` stays.
+
+    Raises: InputError for another form.
+    """
+    if text is None or text == "published":
+        return text
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+            raise InputError(f"--boxes must be numbers or ranges such as 84-89,108, or published; got '{text}'.")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def lead_times(text: str | None) -> list[float] | None:
     """`"0.5,1,2"` to `[0.5, 1.0, 2.0]`, in the time unit of the data.
 

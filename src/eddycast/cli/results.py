@@ -39,6 +39,23 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dyffusion|dyffusion-normalised|dyffusion-pixelwise",
+            help="Add CRPS, MSE and spread over skill of all fields as one, as published, the fair ones beside them.",
+            show_default=False,
+        ),
+    ] = None,
+    quantity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantity",
+            metavar="energy|kinetic-energy|divergence|slip",
+            help="Check this quantity of members against the truth's; may be repeated. What the fields are made for, if absent.",
+            show_default=False,
+        ),
+    ] = None,
     through: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +76,8 @@ def evaluate(
         derive=derive,
         given=given,
         horizons=horizons,
+        convention=convention,
+        quantities=quantity or None,
         through=through,
         device=device,
     )

@@ -5,6 +5,8 @@ opening        open_dataset: one door for all formats
 arrays         in memory, .npy and .npz
 well           The Well's HDF5 (well_schema: what it must contain; well_writer: write and validate)
 latents        encoded trajectories: a cache with its provenance
+records        many NetCDF files as one record in time
+tiles          boxes cut from a record (tiling: where they lie, which years train; spool: their frames meanwhile)
 gridded        NetCDF and Zarr through xarray (axes: which dimension is what)
 clock          times and calendars
 quadrature     axes with their weights
@@ -19,11 +21,13 @@ from eddycast.data.arrays import from_arrays
 from eddycast.data.clock import CalendarClock, Clock, PlainClock
 from eddycast.data.dataset import Dataset, Field, Initial, Segment
 from eddycast.data.inspection import describe, inspect
-from eddycast.data.latents import Piece, coarse_grid, open_latents, read_manifest, write_latents
+from eddycast.data.latents import Piece, coarse_grid, open_latents, piece_trajectories, read_manifest, write_latents
 from eddycast.data.normalisation import Normalisation, statistics
 from eddycast.data.opening import open_dataset
 from eddycast.data.output import check_output, grid_of, read, to_xarray, write
 from eddycast.data.splits import make_splits
+from eddycast.data.static import StaticFields
+from eddycast.data.tiles import in_units, tile
 from eddycast.data.well_writer import validate_well, write_well
 from eddycast.data.windows import WindowBatches
 
@@ -37,19 +41,23 @@ __all__ = [
     "Piece",
     "PlainClock",
     "Segment",
+    "StaticFields",
     "WindowBatches",
     "check_output",
     "coarse_grid",
     "describe",
     "from_arrays",
     "grid_of",
+    "in_units",
     "inspect",
     "make_splits",
     "open_dataset",
     "open_latents",
+    "piece_trajectories",
     "read",
     "read_manifest",
     "statistics",
+    "tile",
     "to_xarray",
     "validate_well",
     "write",

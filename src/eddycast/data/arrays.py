@@ -15,6 +15,7 @@ from eddycast.data.clock import Clock, PlainClock, plain_clock
 from eddycast.data.dataset import Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
+from eddycast.data.static import StaticFields
 from eddycast.errors import InputError, reading
 from eddycast.grid import Grid
 
@@ -111,7 +112,7 @@ def from_arrays(
         parameters: (trajectory, P) physical values, named by `parameter_names`.
         splits: Segments of train, valid and test; otherwise cut by `fractions` (see `make_splits`).
         valid: Mask (*space) of defined points; None finds it from NaN that is constant in time.
-        static: Fields constant in time, (S, *space), named by `static_names`.
+        static: Fields constant in time, (S, *space), or (trajectory, S, *space) where they differ; named by `static_names`.
         attributes: `system`, `source`, `lyapunov_time`, ...
         missing: What to do with gaps that change in time: see `constant_mask`.
 
@@ -144,6 +145,7 @@ def from_arrays(
             counts = torch.stack([(~torch.isfinite(one)).transpose(0, 1).flatten(1).sum(1) for one in tensors]).sum(0)
             names = [item.name for item in channels]
             valid, found = constant_mask(names, lost, seen, policy=missing, where=where, counts=counts)
+    fixed, count = _static(static, len(tensors), grid)
     return Dataset(
         source=ArraySource(tensors),
         fields=channels,
@@ -153,12 +155,25 @@ def from_arrays(
         parameter_names=tuple(parameter_names),
         parameter_values=values,
         valid=valid,
-        static=static,
-        static_names=tuple(static_names)
-        or tuple(f"static_{index}" for index in range(0 if static is None else len(static))),
+        static=fixed,
+        static_names=tuple(static_names) or tuple(f"static_{index}" for index in range(count)),
         attributes=details,
         notes=(*notes, *found),
     )
+
+
+def _static(static: Tensor | None, trajectories: int, grid: Grid) -> tuple[Tensor | StaticFields | None, int]:
+    """Static fields as a data set has them, and their number. Raises: ValueError for another shape."""
+    if static is None:
+        return None, 0
+    shape = tuple(static.shape)
+    if len(shape) == 1 + len(grid.axes) and shape[1:] == grid.shape:
+        return static, len(static)
+    if len(shape) != 2 + len(grid.axes) or shape[0] != trajectories or shape[2:] != grid.shape:
+        raise ValueError(
+            f"static must be (S, *{grid.shape}), or ({trajectories} trajectories, S, *{grid.shape}); got {shape}."
+        )
+    return StaticFields(ArraySource(static[:, None].float())), shape[1]
 
 
 def _single(values: np.ndarray) -> np.ndarray:
@@ -225,6 +240,29 @@ def _parameters(content: Mapping[str, np.ndarray], count: int, where: str) -> tu
     return values, names
 
 
+def _constants(
+    content: Mapping[str, np.ndarray], count: int, space: tuple[int, ...], where: str
+) -> tuple[Tensor | None, list[str]]:
+    """Static fields (S, *space) or (trajectory, S, *space) and their names. Raises: InputError for shapes or numbers that do not fit."""
+    values = content.get("static")
+    if values is None:
+        return None, []
+    front = values.shape[: max(0, values.ndim - len(space))]  # (S,) or (trajectory, S)
+    fits = values.shape[len(front) :] == space and (len(front) == 1 or (len(front) == 2 and front[0] == count))
+    if not fits or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise InputError(
+            f"{where}: 'static' must be finite numbers (S, {', '.join(map(str, space))}), with the {count} trajectories in "
+            f"front where they differ; got {values.dtype} of shape {values.shape}."
+        )
+    size = front[-1]
+    names = [f"static_{index}" for index in range(size)]
+    if "static_names" in content:
+        names = _texts(content, "static_names", where)
+    if len(names) != size:
+        raise InputError(f"{where}: {len(names)} 'static_names' for {size} static fields; give one each.")
+    return torch.from_numpy(_single(values)), names
+
+
 def open_numpy(
     path: Path,
     *,
@@ -238,13 +276,13 @@ def open_numpy(
     """Open `.npy`, (trajectory, time, [channel,] *space), or `.npz`.
 
     An `.npz` holds `states` of that shape, or one array (trajectory, time, *space) per field under the field's name;
-    optionally `x`, `y`, `z` (coordinates), `time`, `dt`, `parameters` (trajectory, P), `parameter_names` and `fields`
-    (names of the channels).
+    optionally `x`, `y`, `z` (coordinates), `time`, `dt`, `parameters` (trajectory, P), `parameter_names`, `fields`
+    (names of the channels), `static` (S, *space) or (trajectory, S, *space) for fields constant in time, and `static_names`.
 
     Raises: InputError for files and shapes that cannot be understood.
     """
     where, content, notes = str(path), _load(path), []
-    known = {"time", "dt", "parameters", "parameter_names", "fields", *SPACE_NAMES}
+    known = {"time", "dt", "parameters", "parameter_names", "fields", "static", "static_names", *SPACE_NAMES}
     arrays = {name: value for name, value in content.items() if name not in known and value.ndim >= 3}
     if not arrays:
         raise InputError(
@@ -299,6 +337,7 @@ def open_numpy(
         notes += ["The time step is not known and taken as 1; pass dt=..."] if step is None else []
         clock = PlainClock(1.0 if step is None else float(step))
     parameters, labels = _parameters(content, len(stacked), where)
+    static, static_names = _constants(content, len(stacked), stacked.shape[3:], where)
     return from_arrays(
         torch.from_numpy(_single(stacked)),
         fields=names,
@@ -307,6 +346,8 @@ def open_numpy(
         parameters=parameters,
         parameter_names=labels,
         fractions=fractions or DEFAULT_FRACTIONS,
+        static=static,
+        static_names=static_names,
         missing=missing,
         attributes={"path": where, "source": where, "format": "NumPy"},
         notes=notes,

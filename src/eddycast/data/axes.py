@@ -75,7 +75,8 @@ def find_space(
     return space
 
 
-def _kind(dim: Hashable, attributes: dict[str, Any]) -> str:
+def kind_of(dim: Hashable, attributes: dict[str, Any]) -> str:
+    """`longitude`, `latitude` or `plain`."""
     units, name = str(attributes.get("units", "")).lower(), str(dim).lower()
     standard = str(attributes.get("standard_name", ""))
     if units in LONGITUDE_UNITS or standard == "longitude" or name in ("lon", "longitude"):
@@ -112,7 +113,7 @@ def space_axis(content: xr.Dataset, dim: Hashable, *, periodic: bool, where: str
     attributes, values = _attributes(content, dim), content[dim].values
     if values.dtype.kind not in "fiu":
         raise InputError(f"{where}: the coordinate {name!r} is {values.dtype}, expected numbers.")
-    values, units, kind = values.astype(np.float64), str(attributes.get("units", "1")) or "1", _kind(dim, attributes)
+    values, units, kind = values.astype(np.float64), str(attributes.get("units", "1")) or "1", kind_of(dim, attributes)
     try:
         if kind == "longitude":
             return _longitude(name, _unwrapped(values), units, periodic)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ DAYS_PER_YEAR = {
 }
 LARGEST = 1e100  # beyond, products of times overflow
 MONTH_WANDER = 3.0  # days that a date may move within its month: the middle of February and of March
+STRAY = 0.05  # of a step: how far a frame may lie from its step in a record of decades
 TOLERANCE = 1e-3  # of a step: rounding of times stored as float32 hours stays below, a missing frame does not
 
 
@@ -248,6 +250,68 @@ def _days_into_month(stamps: np.ndarray) -> np.ndarray:
     if _is_cftime(stamps[0]):
         return np.array([s.day + s.hour / 24 + s.minute / 1440 + s.second / 86400 for s in stamps])
     return (stamps - stamps.astype("datetime64[M]").astype(stamps.dtype)) / np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Frames on a regular clock that may miss some.
+
+    Args:
+        numbers: Steps of each frame since the anchor, increasing, (time,).
+        dt, units, cycle: As those of a `Clock`.
+    """
+
+    numbers: np.ndarray
+    dt: float
+    units: str
+    cycle: float | None
+
+    def runs(self) -> list[range]:
+        """Frames in a row, without a gap."""
+        breaks = np.flatnonzero(np.diff(self.numbers) > 1.5) + 1
+        ends = [0, *breaks.tolist(), len(self.numbers)]
+        return [range(start, stop) for start, stop in pairwise(ends)]
+
+
+def steps_with_gaps(stamps: np.ndarray, calendar: str, where: str = "The files") -> Steps:
+    """Numbers of the steps of dates, or of plain numbers, of which some are missing: the clock is that of the longest run without a gap.
+
+    Args:
+        stamps: datetime64, cftime objects or numbers, increasing, (time,).
+        calendar: CF name of the calendar; for numbers, their unit.
+
+    Raises: InputError where times do not increase, or frames lie between the steps.
+    """
+    dates = stamps.dtype.kind in "OM"
+    months, seconds, begin = _fields(stamps) if dates else (None, np.asarray(stamps, dtype=np.float64), np.asarray(0.0))
+    _check_order(seconds, stamps, where)
+    if len(stamps) < 2:
+        raise InputError(f"{where}: expected at least two times, got {len(stamps)}.")
+    steps = np.diff(seconds)
+    regular = np.abs(steps - np.median(steps)) <= TOLERANCE * np.median(steps)
+    if months is not None and np.median(np.diff(months)) > 0:
+        regular |= np.diff(months) == np.median(np.diff(months))
+    ends = [0, *(np.flatnonzero(~regular) + 1).tolist(), len(stamps)]
+    start, stop = max(pairwise(ends), key=lambda run: run[1] - run[0])
+    if not dates:
+        dt = plain_clock(seconds[start:stop], calendar, where).dt
+        numbers, first, clock = (seconds - seconds[0]) / dt, seconds[0] / dt, PlainClock(dt, calendar)
+    else:
+        assert months is not None
+        clock = calendar_clock(stamps[start:stop], calendar, where)
+        if clock.kind == "month":
+            count = clock.dt * (12 if clock.units == "year" else 1)
+            numbers, first = (months - months[0]) / count, int(months[0]) % 12 / count
+        else:
+            length = clock.dt * SECONDS[clock.units]
+            numbers, first = seconds / length, float(begin) / length
+    if (off := np.abs(numbers - np.round(numbers)) > STRAY).any():
+        at = int(np.argmax(off))
+        raise InputError(
+            f"{where}: frame {at} ({_short(stamps[at])}) lies between the steps of {clock.dt:g} {clock.units}; select frames of one kind, "
+            "such as one per day at the same hour."
+        )
+    return Steps(np.round(numbers) + first, clock.dt, clock.units, clock.cycle)
 
 
 def plain_clock(numbers: np.ndarray, units: str, where: str = "The file") -> PlainClock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from eddycast.conditions import Conditions
 from eddycast.data.clock import Clock
+from eddycast.data.source import Source
+from eddycast.data.static import StaticFields
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 
@@ -53,19 +55,6 @@ class Segment:
         return self.stop - self.start
 
 
-class Source(Protocol):
-    """Frames on disk or in memory; open handles belong to a process and are never pickled."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Frames of each trajectory."""
-        ...
-
-    def read(self, trajectory: int, start: int, stop: int, stride: int) -> Tensor:
-        """Frames start, start + stride, ... before stop: (time, channel, *space), float32, missing values NaN."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """An opened data set, lazy.
@@ -79,7 +68,8 @@ class Dataset:
         parameter_names: Names of the P scalar parameters.
         parameter_values: Physical values, (trajectory, P).
         valid: True where the fields are defined, (*space); None for everywhere.
-        static: Fields constant in time, (S, *space), named by `static_names`.
+        static: Fields constant in time, named by `static_names`: (S, *space) where all trajectories have the same, otherwise those of
+            each trajectory.
         boundaries: Codes of the boundaries of each trajectory (trajectory, axis, side), where they differ from those of the grid.
         attributes: `system`, `source`, `lyapunov_time`, ... as far as they are known.
         notes: What a reader should know about how the file was understood, one sentence each.
@@ -93,7 +83,7 @@ class Dataset:
     parameter_names: tuple[str, ...] = ()
     parameter_values: Tensor | None = None
     valid: Tensor | None = None
-    static: Tensor | None = None
+    static: Tensor | StaticFields | None = None
     static_names: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -129,6 +119,11 @@ class Dataset:
     def state_shape(self) -> tuple[int, ...]:
         """(channel, *space) of one frame."""
         return (len(self.fields), *self.grid.shape)
+
+    @property
+    def static_varies(self) -> bool:
+        """Whether static fields differ between trajectories."""
+        return isinstance(self.static, StaticFields)
 
     def parameters(self, trajectory: int) -> Tensor:
         """Physical parameters of one trajectory, (P,), float32."""
@@ -186,15 +181,19 @@ class Dataset:
         trajectories, frames = torch.broadcast_tensors(torch.as_tensor(trajectory), torch.as_tensor(frame))
         flat = zip(trajectories.reshape(-1).tolist(), frames.reshape(-1).tolist(), strict=True)
         steps = [self.clock.step(one, at) / stride for one, at in flat]
+        static, static_of = (
+            self.static.table(trajectories) if isinstance(self.static, StaticFields) else (self.static, None)
+        )
         return Conditions(
             grid=self.grid,
             dt=self.dt * stride,
             parameters=self._parameters(trajectories),
             time=torch.tensor(steps, dtype=torch.float32).reshape(frames.shape),
             cycle=None if self.cycle is None else self.cycle / stride,
-            static=self.static,
+            static=static,
             valid=self.valid,
             boundary=None if self.boundaries is None else self.boundaries[trajectories],
+            static_of=static_of,
         )
 
     def times(self, trajectory: int, frames: Any) -> np.ndarray:

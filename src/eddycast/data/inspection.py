@@ -11,6 +11,7 @@ from torch import Tensor
 from eddycast.data.dataset import SPLITS, Dataset, Segment
 from eddycast.data.gridded import open_gridded
 from eddycast.data.opening import existing, file_format, open_dataset
+from eddycast.data.static import StaticFields
 from eddycast.data.well_writer import validate_well
 from eddycast.errors import InputError
 from eddycast.grid import Axis
@@ -102,6 +103,21 @@ def _statistics(dataset: Dataset, segments: Sequence[Segment]) -> tuple[list[lis
     return rows, gaps, frames
 
 
+def _static_rows(dataset: Dataset, segments: Sequence[Segment]) -> list[list[str]]:
+    """Rows (name, mean, min, max) of the static fields; where they differ between trajectories, over those of the segments."""
+    if isinstance(dataset.static, StaticFields):
+        source = dataset.static
+        found = (source[number] for number in sorted({segment.trajectory for segment in segments}))
+    else:
+        found = iter([] if dataset.static is None else [dataset.static])
+    moments = [
+        torch.stack([flat.mean(1), flat.amin(1), flat.amax(1)]) for flat in (one.double().flatten(1) for one in found)
+    ]
+    mean, low, high = torch.stack(moments).unbind(1)
+    columns = (mean.mean(0), low.amin(0), high.amax(0))
+    return [[name, *(_number(float(column[at])) for column in columns)] for at, name in enumerate(dataset.static_names)]
+
+
 def _sampled(dataset: Dataset) -> tuple[tuple[Segment, ...], str]:
     """Segments of train that fit into the budget of reading, evenly chosen."""
     segments = dataset.splits.get("train") or tuple(one for split in SPLITS for one in dataset.splits.get(split, ()))
@@ -170,9 +186,10 @@ def describe(dataset: Dataset, problems: Sequence[str] = ()) -> str:
             shown = ", ".join(_number(float(one)) for one in different[:8]) + (" ..." if len(different) > 8 else "")
             rows.append([name, shown])
         lines += ["", "Parameters", *table(("name", "values"), rows)]
-    if dataset.static_names:
-        lines += ["", f"Static fields: {', '.join(dataset.static_names)}"]
     segments, sampled = _sampled(dataset)
+    if dataset.static_names:
+        whose = " (of each trajectory)" if dataset.static_varies else ""
+        lines += ["", f"Static fields{whose}", *table(("name", "mean", "min", "max"), _static_rows(dataset, segments))]
     rows, gaps, frames = _statistics(dataset, segments)
     header = ("field", "unit", "mean", "std", "min", "max", "rms change per step")
     lines += ["", f"Fields, statistics of train{sampled}", *table(header, rows)]

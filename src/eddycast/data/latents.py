@@ -161,6 +161,13 @@ def open_latents(path: Path) -> Dataset:
     )
 
 
+def piece_trajectories(path: Path) -> tuple[int, ...]:
+    """Trajectory of the encoded data from which each piece of a cache comes."""
+    content = read_manifest(path)
+    with reading(path / MANIFEST, AGAIN, kind="manifest"):
+        return tuple(int(entry["trajectory"]) for entry in content["pieces"])
+
+
 def _channels(states: Any, frames: int, grid: Grid) -> int | None:
     """Channels of the array of a piece; None where it is no such array."""
     if not isinstance(states, h5py.Dataset) or states.is_virtual or states.external is not None:

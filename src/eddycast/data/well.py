@@ -22,6 +22,7 @@ from eddycast.data.clock import PlainClock, plain_clock
 from eddycast.data.dataset import SPLITS, Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
+from eddycast.data.static import StaticFields
 from eddycast.data.well_schema import GROUPS, file_problems, names_of
 from eddycast.data.well_source import Component, WellSource, find_files, open_hdf5, require_plain
 from eddycast.errors import DAMAGE, InputError, reason
@@ -118,8 +119,8 @@ def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Seq
 
     Splits are those of the folders unless `fractions` are given; a missing `valid` is cut from the end of `train`, and
     with folders other than these everything is cut by trajectory. Vectors become the channels `<name>_x`, `<name>_y`,
-    tensors `<name>_xx`, ...; fields constant in time become static fields if all trajectories share them, otherwise
-    channels that do not change.
+    tensors `<name>_xx`, ...; fields constant in time become static fields, those that differ between trajectories read
+    when they are asked for. One of these that `fields` names is a channel that does not change.
 
     Raises: InputError for damaged files, files that do not belong together, or unknown fields.
     """
@@ -171,8 +172,9 @@ def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Seq
         raise InputError(
             f"{path}: trajectories have different time steps ({min(steps)} to {max(steps)}); open them apart."
         )
-    static, static_names, valid, carried = _constants(first, [str(file) for _, file in ordered], notes)
-    chosen = [item for item in first["components"] if item.time_varying] + carried
+    paths = tuple(str(file) for _, file in ordered)
+    static, static_names, valid, carried = _constants(first, paths, tuple(index), fields or (), notes)
+    chosen = _in_order([item for item in first["components"] if item.time_varying], first) + carried
     channels, chosen = _channels(first, chosen, fields, str(path))
     if first["varying"]:
         notes.append(f"Scalars that change in time are not used: {', '.join(first['varying'])}.")
@@ -181,7 +183,7 @@ def open_well(path: Path, *, fields: Sequence[str] | None = None, fractions: Seq
     if not first["extra"].get("boundary", True):
         notes.append("The file names no boundary conditions: all sides are taken as open.")
     source = WellSource(
-        tuple(str(file) for _, file in ordered),
+        paths,
         tuple(index),
         tuple(lengths),
         tuple(chosen),
@@ -235,6 +237,7 @@ def _describe(handle: Any, file: str) -> dict[str, Any]:
         "shapes": {c.name: (handle[c.group][c.name].shape, handle[c.group][c.name].dtype.kind) for c in components},
         "scalars": scalars,
         "varying": varying,
+        "order": [str(name) for name in handle.attrs.get("eddycast_fields", ())],
         "attributes": attributes,
         "extra": {
             "time_units": str(handle["dimensions"]["time"].attrs.get("units", "1")),
@@ -293,26 +296,46 @@ def _compare(first: dict[str, Any], content: dict[str, Any], file: str, other: s
 
 
 def _constants(
-    first: dict[str, Any], files: list[str], notes: list[str]
-) -> tuple[Tensor | None, list[str], Tensor | None, list[Component]]:
-    """Static fields and their names, the mask of valid points, and constant fields that differ between trajectories."""
-    constant = [item for item in first["components"] if not item.time_varying]
-    tensors, names, carried, valid = [], [], [], None
-    for item in constant:
-        maps = []
-        for file in files if not item.sample_varying else files[:1]:
+    first: dict[str, Any],
+    files: tuple[str, ...],
+    index: tuple[tuple[int, int], ...],
+    channels: Sequence[str],
+    notes: list[str],
+) -> tuple[Tensor | StaticFields | None, list[str], Tensor | None, list[Component]]:
+    """Static fields and their names, the mask of valid points, and fields constant in time that are asked for as channels."""
+    maps: dict[Component, np.ndarray] = {}
+    own: list[Component] = []  # those of each trajectory
+    carried: list[Component] = []
+    valid = None
+    for item in first["components"]:
+        if item.time_varying:
+            continue
+        found = []
+        for file in files if not item.sample_varying else ():
             with open_hdf5(file) as handle:
                 probe = WellSource((file,), ((0, 0),), (1,), (item,), first["grid"].shape)
-                maps.append(probe.one(handle, item, 0, 0, 1, 1, 1)[0])
-        if item.sample_varying or any(not np.array_equal(maps[0], other) for other in maps[1:]):
+                found.append(probe.one(handle, item, 0, 0, 1, 1, 1)[0])
+        varies = item.sample_varying or any(not np.array_equal(found[0], other) for other in found[1:])
+        if varies and (item.name in channels or first["roles"][item.name] == "valid"):
             carried.append(item)
             notes.append(f"{item.name!r} is constant in time but differs between trajectories: carried as a field.")
+        elif varies:
+            own.append(item)
+            maps[item] = np.empty(0)
         elif first["roles"][item.name] == "valid":
-            valid = torch.from_numpy(maps[0][0] > 0.5)
+            valid = torch.from_numpy(found[0][0] > 0.5)
         else:
-            tensors.append(torch.from_numpy(np.array(maps[0])))
-            names += [name for name, _ in _component_names(item, first["dims"])]
-    return (torch.cat(tensors) if tensors else None), names, valid, carried
+            maps[item] = np.array(found[0])
+    names = [name for item in maps for name, _ in _component_names(item, first["dims"])]
+    if not own:
+        static = torch.from_numpy(np.concatenate(list(maps.values()))) if maps else None
+        return static, names, valid, carried
+    notes.append(
+        f"Static fields that differ between trajectories: {', '.join(item.name for item in own)}; fields=... that names one "
+        "makes it a channel."
+    )
+    source = WellSource(files, index, (1,) * len(index), tuple(maps), first["grid"].shape, cache_bytes=0)
+    return StaticFields(source), names, valid, carried
 
 
 def _component_names(item: Component, dims: Sequence[str]) -> list[tuple[str, str]]:
@@ -338,6 +361,15 @@ def _channels(
         for name, vector in _component_names(item, first["dims"])
     ]
     return channels, components
+
+
+def _in_order(components: list[Component], first: dict[str, Any]) -> list[Component]:
+    """Components in the order of the channels of the data that we have written; as they come in files of others."""
+    order = {name: place for place, name in enumerate(first["order"])}
+    names = [_component_names(item, first["dims"])[0][0] for item in components]
+    if not set(names) <= set(order):
+        return components
+    return [item for _, item in sorted(zip(names, components, strict=True), key=lambda pair: order[pair[0]])]
 
 
 def _splits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 import yaml
+from torch import Tensor
 
 from eddycast.data.dataset import SPLITS, Dataset, Segment
+from eddycast.data.static import StaticFields
 from eddycast.data.well_schema import GROUPS, file_problems
 from eddycast.data.well_source import find_files, open_hdf5
 from eddycast.errors import InputError
@@ -86,6 +88,7 @@ def write_well(
     *,
     overwrite: bool = False,
     manifest: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write all splits as `data/{train,valid,test}/*.hdf5` and `stats.yaml`, as The Well's own loader reads them.
@@ -99,6 +102,7 @@ def write_well(
         directory: Target; appears only when all is written.
         overwrite: Replace a directory that this function wrote before.
         manifest: Plain values to keep beside the data, as `manifest.json`.
+        beside: Writes further files into the directory, before it appears.
         progress: Called with (trajectories written, of how many).
 
     Raises: InputError where the directory exists or cannot be written, or the data have missing values.
@@ -125,6 +129,8 @@ def write_well(
                     done += 1
                     if progress is not None:
                         progress(done, total)
+        if beside is not None:
+            beside(temporary)
         if manifest is not None:
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         (temporary / "stats.yaml").write_text(MARK + "\n" + yaml.safe_dump(_stats(dataset, groups), sort_keys=True))
@@ -158,7 +164,7 @@ def _write_file(
             data.attrs["units"], data.attrs["long_name"] = first.units, first.long_name
             targets.append((item, data))
         if order == 0:
-            names += _write_constants(node, dataset)
+            names += _write_constants(node, dataset, segments)
         node.attrs["field_names"] = _texts(names)
     valid = slice(None) if dataset.valid is None else dataset.valid.numpy()
     piece = FRAMES_PER_CHUNK * max(1, 2**26 // (4 * FRAMES_PER_CHUNK * math.prod(dataset.state_shape)))
@@ -206,6 +212,7 @@ def _write_header(file: Any, dataset: Dataset, segments: list[Segment], system: 
         file.attrs["source"] = str(attributes["source"])
     if dataset.cycle is not None:
         file.attrs["eddycast_cycle"] = dataset.cycle
+    file.attrs["eddycast_fields"] = _texts(list(dataset.field_names))  # the layout puts scalars before vectors
     dimensions = file.create_group("dimensions")
     dimensions.attrs["spatial_dims"] = _texts(list(grid.names))
     begins = [dataset.clock.step(item.trajectory, item.start) * dataset.dt for item in segments]
@@ -239,13 +246,22 @@ def _write_header(file: Any, dataset: Dataset, segments: list[Segment], system: 
         _flags(data, sample=not constant, time=False)
 
 
-def _write_constants(node: Any, dataset: Dataset) -> list[str]:
+def _write_constants(node: Any, dataset: Dataset, segments: list[Segment]) -> list[str]:
     """Static fields and the mask, as order-0 fields constant in time; returns their names."""
     dims = [True] * len(dataset.grid.axes)
-    names = []
-    for name, values in zip(dataset.static_names, () if dataset.static is None else dataset.static, strict=True):
-        _flags(node.create_dataset(name, data=values.float().numpy()), sample=False, time=False, dims=dims)
-        names.append(name)
+    names = list(dataset.static_names)
+    if isinstance(dataset.static, StaticFields):
+        shape = (len(segments), *dataset.grid.shape)
+        options: dict[str, Any] = {"chunks": (1, *shape[1:]), "compression": "gzip", "compression_opts": 4}
+        targets = [node.create_dataset(name, shape, dtype="float32", shuffle=True, **options) for name in names]
+        for row, segment in enumerate(segments):
+            for data, values in zip(targets, dataset.static[segment.trajectory], strict=True):
+                data[row] = values.numpy()
+        for data in targets:
+            _flags(data, sample=True, time=False, dims=dims)
+    elif dataset.static is not None:
+        for name, values in zip(names, dataset.static, strict=True):
+            _flags(node.create_dataset(name, data=values.float().numpy()), sample=False, time=False, dims=dims)
     if dataset.valid is not None:
         data = node.create_dataset("valid", data=dataset.valid.float().numpy())
         data.attrs["eddycast_role"] = "valid"
@@ -268,11 +284,18 @@ def _stats(dataset: Dataset, groups: list[_Group]) -> dict[str, dict[str, Any]]:
         for suffix, moments in (("", group.values), ("_delta", group.changes)):
             for at, name in enumerate(("mean", "std", "rms")):
                 content[name + suffix][group.name] = nested([one.summary()[at] for one in moments], group.order)
-    constants = [] if dataset.static is None else list(zip(dataset.static_names, dataset.static, strict=True))
-    constants += [] if dataset.valid is None else [("valid", dataset.valid)]
-    for name, values in constants:
-        moments = _Moments()
-        moments.add(values.float().numpy())
+    constants = {name: _Moments() for name in dataset.static_names}
+    maps: Iterable[Tensor] = [dataset.static] if isinstance(dataset.static, Tensor) else []
+    if isinstance(dataset.static, StaticFields):  # of the train split, as for the states
+        own = dataset.static
+        maps = (own[segment.trajectory] for segment in dataset.splits.get("train", ()))
+    for fields in maps:
+        for name, values in zip(dataset.static_names, fields, strict=True):
+            constants[name].add(values.float().numpy())
+    if dataset.valid is not None:
+        constants["valid"] = _Moments()
+        constants["valid"].add(dataset.valid.float().numpy())
+    for name, moments in constants.items():
         for at, kind in enumerate(("mean", "std", "rms")):
             content[kind][name] = moments.summary()[at]
     return content

@@ -18,6 +18,7 @@ from eddycast.diffusion.sampling import Sampler, starting_noise
 from eddycast.diffusion.schedules import (
     SCHEDULES,
     CosineSchedule,
+    DDPMCosineSchedule,
     EDMSchedule,
     LinearSchedule,
     LogLogitSchedule,
@@ -41,6 +42,7 @@ __all__ = [
     "AncestralSampler",
     "CosineSchedule",
     "DDIMSampler",
+    "DDPMCosineSchedule",
     "DPMSolverSampler",
     "Denoiser",
     "EDMSchedule",

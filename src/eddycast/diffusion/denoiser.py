@@ -60,7 +60,7 @@ class Parametrisation:
     Args:
         coefficients: (alpha, sigma, time, d) -> `Preconditioning`.
         target: (x, noise, alpha, sigma, d) -> what F should say.
-        weight: (alpha, sigma) -> weight of the squared error of F in the loss.
+        weight: (alpha, sigma) -> weight of the squared error of F in the loss; its root for absolute errors.
     """
 
     coefficients: Callable[[Tensor, Tensor, Tensor, float], Preconditioning]
@@ -133,10 +133,14 @@ def denoising_loss(
     counted: Tensor | None = None,
     sigma_data: float = 1.0,
     parametrisation: str = "preconditioned",
+    absolute: bool = False,
 ) -> Tensor:
     """Denoising loss of each sample: the mean square error of F, which is a weighted one of D.
 
         loss = weight mean (F - target)^2 = weight mean (D(x_t) - x)^2 / c_out^2
+
+    or, absolute, sqrt(weight) mean |F - target|. Its minimiser is the median of what is sought, not the mean: for laws that are not
+    symmetric the denoiser is biased, and so is what a sampler makes of it.
 
     With `preconditioned`, `velocity` and `noise` the weight is 1, hence s^2 / (sigma d)^2 or alpha^2 / sigma^2 for the error of D.
 
@@ -149,6 +153,7 @@ def denoising_loss(
         counted: True where the error counts (frames to predict, valid points), broadcastable to x; None counts all.
         sigma_data: Standard deviation of x.
         parametrisation: A key of `PARAMETRISATIONS`.
+        absolute: Absolute errors instead of squared ones.
 
     Returns: loss of each sample, (*batch), about 1 for F = 0 and d = 1; averaging is left to the caller. A sample of which
         nothing counts has loss 0.
@@ -162,8 +167,9 @@ def denoising_loss(
     law = PARAMETRISATIONS[parametrisation]
     c = law.coefficients(alpha, sigma, time.reshape(alpha.shape), sigma_data)
     x_in = c.c_in * (alpha * x + sigma * noise)
-    error = (network(x_in, c.told.reshape(time.shape)) - law.target(x, noise, alpha, sigma, sigma_data)) ** 2
-    error = law.weight(alpha, sigma) * error
+    error = network(x_in, c.told.reshape(time.shape)) - law.target(x, noise, alpha, sigma, sigma_data)
+    weight = law.weight(alpha, sigma)
+    error = torch.sqrt(weight) * error.abs() if absolute else weight * error**2
     if counted is None:
         return error.flatten(time.ndim).mean(dim=-1)
     counts = counted.expand_as(error).flatten(time.ndim)

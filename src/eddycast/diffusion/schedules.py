@@ -4,15 +4,16 @@ All keep alpha and sigma positive at either end, so that neither sigma / alpha a
 time 0 breaks. Samplers step from the last time to sigma = 0 by themselves (see `sampling`). The log SNR is
 log(alpha^2 / sigma^2), twice the lambda = log(alpha / sigma) of the DPM-Solver papers; it falls with time.
 
-Three schedules are called cosine in the literature. They differ in what the cosine is, hence in the noise that a time means:
+Four schedules are called cosine in the literature. They differ in what the cosine is, hence in the noise that a time means:
 
     name               alpha          sigma^2                   alpha at time 1   sigma at time 0
     "cosine"           cos(angle)     1 - alpha^2               alpha_min         sigma_min
     "cosine-pdediff"   cos(w t)       1 - alpha^2 + eta^2       sqrt(eta)         eta
     "cosine-sda"       cos(w t)^2     1 - alpha^2 + eta^2       eta               eta
+    "cosine-ddpm"      about cos(v)   1 - alpha^2 + eta^2       alpha_min         eta
 
-with w = acos(sqrt(eta)). Networks that are told the time, and guidance strengths that are tuned against sigma / alpha, do
-not carry over from one to another.
+with w = acos(sqrt(eta)) and v = (t + 0.008) / 1.008 pi / 2. Networks that are told the time, and guidance strengths that are tuned
+against sigma / alpha, do not carry over from one to another.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -141,6 +143,52 @@ class SDACosineSchedule:
         return torch.atan2(torch.sqrt(rest / (1 + alpha)), torch.sqrt(alpha)) / math.acos(math.sqrt(self.eta))
 
 
+@dataclass(frozen=True)
+class DDPMCosineSchedule:
+    """Cosine of improved DDPM: alpha^2 = (1 - a) f(t) / f(0) + a, f = cos^2((t + s) / (1 + s) pi / 2), sigma^2 = 1 - alpha^2 + eta^2.
+
+    Published are the steps k / N of f(t) / f(0), the last of which would be pure noise and is cut by beta <= 0.999: at alpha = 0.0097 with
+    N = 5 steps, at 5e-5 with 1000. Here a = alpha_min^2 does that, at any number of steps; elsewhere alpha^2 is the published one to 1e-4.
+    Where a network says the noise its error is divided by alpha: few steps from a small alpha amplify it.
+    Source: arXiv:2102.09672, eq. 17.
+
+    Args:
+        offset: s, which keeps the first steps from being too small to matter.
+        alpha_min: alpha at time 1.
+        eta: sigma at time 0.
+    """
+
+    offset: float = 0.008
+    alpha_min: float = 0.01
+    eta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_ends(self.alpha_min, self.eta)
+        if not 0 <= self.offset < 1:
+            raise ValueError(f"offset must lie in [0, 1), got {self.offset}.")
+
+    def _ends(self) -> tuple[float, float]:
+        """The angle at time 0, and how far it goes to pi / 2."""
+        start = self.offset / (1 + self.offset) * math.pi / 2
+        return start, math.pi / 2 - start
+
+    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        start, span = self._ends()
+        # sin(b - a) sin(b + a) = cos^2 a - cos^2 b, without loss of digits near time 0
+        lost = torch.sin(span * time) * torch.sin(2 * start + span * time) / math.cos(start) ** 2
+        kept = torch.cos(start + span * time) ** 2 / math.cos(start) ** 2
+        a = self.alpha_min**2
+        return torch.sqrt((1 - a) * kept + a), torch.sqrt((1 - a) * lost + self.eta**2)
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        start, span = self._ends()
+        alpha, rest = _invert_total(log_snr, self.eta)
+        a, cosine = self.alpha_min**2, math.cos(start)
+        kept = ((alpha**2 - a) / (1 - a)).clamp_min(0.0)
+        sine = torch.sqrt(math.sin(start) ** 2 + cosine**2 * (rest / (1 - a)))
+        return (torch.atan2(sine, cosine * torch.sqrt(kept)) - start) / span
+
+
 def _invert_total(log_snr: Tensor, eta: float) -> tuple[Tensor, Tensor]:
     """alpha and 1 - alpha^2 at a log SNR where alpha^2 + sigma^2 = 1 + eta^2, without loss of digits near alpha = 1."""
     signal, noise = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)
@@ -156,7 +204,11 @@ class LinearSchedule:
     The defaults are the continuous form of the discrete steps of autoregressive conditional diffusion (ACDM), beta from 1e-4 to 0.02
     times 500 / R over R steps, so that B(1) = 5.03 whatever R: alpha at time 1 is 0.081, and a trace of the data is left. (With R = 20
     the product over discrete steps gives 0.045.)
-    Source: arXiv:2309.01745, section 3 and code; continuous form: arXiv:2011.13456, eq. 32 and 33.
+
+    With beta_min = 0.1 and beta_max = 20 ("linear-ddpm") it is that of the 1000 steps of DDPM, beta from 1e-4 to 0.02: step k at time
+    k / 1000 has sigma^2 within 11 % (k = 1; 0.8 % from k = 100 on) and alpha within 3.5 % (k = 1000, where both are below 0.007) of
+    the product over discrete steps.
+    Sources: arXiv:2309.01745, section 3 and code; arXiv:2006.11239, section 4; continuous form: arXiv:2011.13456, eq. 32 and 33.
     """
 
     beta_min: float = 0.05
@@ -256,7 +308,9 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "cosine": CosineSchedule,
     "cosine-pdediff": PdediffCosineSchedule,
     "cosine-sda": SDACosineSchedule,
+    "cosine-ddpm": DDPMCosineSchedule,
     "linear": LinearSchedule,
+    "linear-ddpm": partial(LinearSchedule, beta_min=0.1, beta_max=20.0),
     "edm": EDMSchedule,
     "log-logit": LogLogitSchedule,
 }

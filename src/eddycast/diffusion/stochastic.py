@@ -37,6 +37,8 @@ class AncestralSampler:
 
     Args: as for `DDIMSampler`, and
         eta: Share of the noise that is fresh, 0 to 1.
+        again: Denoise the result once more as if it were at the last time before 0, x <- alpha D(x): one more evaluation, as in the
+            code of arXiv:2205.09853. With 1000 steps it changes next to nothing; with few it smooths what is clean already.
     """
 
     schedule: Schedule
@@ -45,6 +47,7 @@ class AncestralSampler:
     grid: str = "linear"
     times: tuple[float, ...] | None = None
     to_clean: bool = True
+    again: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -52,22 +55,21 @@ class AncestralSampler:
 
     @property
     def num_evaluations(self) -> int:
-        return count_steps(self)
+        return count_steps(self) + self.again
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
         draw = need_noise(noise, self)
         steps = plan_steps(self)
+        times = clocks((step.now for step in steps), x_1)
         x_t = x_1
-        for count, ((now, _, then), time) in enumerate(
-            zip(steps, clocks((step.now for step in steps), x_1), strict=True)
-        ):
+        for count, ((now, _, then), time) in enumerate(zip(steps, times, strict=True)):
             fresh = self.eta * (1 - (then.rho / now.rho) ** 2)
             kept = then.sigma * math.sqrt(1 - fresh) / now.sigma
             x_t = ddim_step(x_t, denoiser(x_t, time), then.alpha - kept * now.alpha, kept)
             if fresh > 0 and then.sigma > 0:
                 x_t.add_(draw(count), alpha=then.sigma * math.sqrt(fresh))
-        return x_t
+        return steps[-1].now.alpha * denoiser(x_t, times[-1]) if self.again else x_t
 
 
 @dataclass(frozen=True)

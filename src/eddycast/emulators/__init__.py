@@ -9,9 +9,11 @@ from torch import nn
 
 from eddycast.emulators.autoencoding import Autoencoding, AutoencodingConfig
 from eddycast.emulators.baselines import Climatology, IdentitySpace, Persistence
+from eddycast.emulators.boundary_values import HeldPoints, PrescribedValues
 from eddycast.emulators.composition import compose, window_starts
 from eddycast.emulators.diffusion import WindowDiffusion
 from eddycast.emulators.diffusion_kinds import AmortisedConfig, DiffusionConfig, JointConfig, UniversalConfig
+from eddycast.emulators.dyffusion import DYffusion, DYffusionConfig, InterpolatorConfig
 from eddycast.emulators.emulator import Emulator
 from eddycast.emulators.guard import SpectralGuard
 from eddycast.emulators.latent import LatentSpace
@@ -29,7 +31,7 @@ from eddycast.emulators.protocols import (
 )
 from eddycast.emulators.refiner import Refiner, RefinerConfig
 from eddycast.emulators.regression import Regression, RegressionConfig
-from eddycast.emulators.rollout import rollout
+from eddycast.emulators.rollout import StateHook, rollout
 from eddycast.emulators.scoring import ScoringConfig, ScoringRule
 from eddycast.emulators.solver import SolverModel
 
@@ -41,6 +43,7 @@ FamilyConfig = (
     | JointConfig
     | AmortisedConfig
     | UniversalConfig
+    | DYffusionConfig
     | AutoencodingConfig
 )
 FAMILIES: dict[str, type[nn.Module]] = {
@@ -51,6 +54,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "joint": WindowDiffusion,
     "amortised": WindowDiffusion,
     "universal": WindowDiffusion,
+    "dyffusion": DYffusion,
     "autoencoder": Autoencoding,
 }
 
@@ -66,11 +70,15 @@ __all__ = [
     "Autoencoding",
     "AutoencodingConfig",
     "Climatology",
+    "DYffusion",
+    "DYffusionConfig",
     "Diffusing",
     "DiffusionConfig",
     "Emulator",
     "FamilyConfig",
+    "HeldPoints",
     "IdentitySpace",
+    "InterpolatorConfig",
     "JointConfig",
     "LatentSpace",
     "ModelShape",
@@ -79,6 +87,7 @@ __all__ = [
     "OpenWindow",
     "Passes",
     "Persistence",
+    "PrescribedValues",
     "Refiner",
     "RefinerConfig",
     "Regression",
@@ -89,6 +98,7 @@ __all__ = [
     "Space",
     "SpectralGuard",
     "Stage",
+    "StateHook",
     "Trainable",
     "TrainingBatch",
     "UniversalConfig",

@@ -37,7 +37,9 @@ class WindowDiffusion(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = SCHEDULES[config.schedule]()
-        in_channels = {None: 1, "in-place": 1, "in-place-full": 2, "beside": 3}[config.layout] * shape.channels
+        in_channels = {None: 1, "concat": 1, "in-place": 1, "in-place-full": 2, "beside": 3}[
+            config.layout
+        ] * shape.channels
         self.network = ConditionedNetwork(
             config.network,
             shape,
@@ -99,6 +101,8 @@ class WindowDiffusion(nn.Module):
                 masks = bits[spread].expand_as(x)
                 return self.network(torch.cat([masks, masks * x, w_in], dim=2), conditions, scalars)
             frames = torch.where(known[spread], x, w_in)
+            if self.config.layout == "concat":
+                return self.network(frames, conditions, scalars)
             if self.config.layout == "in-place-full":
                 return self.network(torch.cat([frames, bits[spread].expand_as(x)], dim=2), conditions, scalars)
             planes = bits[spread].expand(*known.shape, 1, *x.shape[3:])
@@ -218,6 +222,8 @@ class WindowDiffusion(nn.Module):
         noise = batch.own(torch.randn(batch.size, *x.shape[1:], generator=generator, dtype=x.dtype, device=x.device))
         uniform = torch.rand(batch.size, generator=generator, dtype=x.dtype, device=x.device)
         time = batch.own(TIME_LAWS[config.time_law](self.schedule, uniform))
+        if config.levels is not None:
+            time = torch.ceil(time * config.levels).clamp_min(1) / config.levels
         if isinstance(config, InputSettings) and config.layout != "beside" and config.loss_on == "all":
             noise = self._clean(known, noise, w, time)
         counted = (torch.ones_like(known) if config.loss_on == "all" else ~known)[(...,) + (None,) * (x.ndim - 2)]
@@ -225,8 +231,9 @@ class WindowDiffusion(nn.Module):
             counted = counted & batch.conditions.valid.to(x.device)
         network = self._conditioned(x, known, batch.conditions)
         loss = denoising_loss(
-            network, self.schedule, w, noise, time, counted=counted, parametrisation=config.parametrisation
-        )
+            network, self.schedule, w, noise, time, counted=counted, parametrisation=config.parametrisation,
+            absolute=config.loss == "absolute",
+        )  # fmt: skip
         return loss.mean()
 
     def _clean(self, known: Tensor, noise: Tensor, w: Tensor, time: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from eddycast.emulators.mask_laws import PREFIX_LAWS, draw_counts, prefixes
 from eddycast.networks import NetworkConfig, UNetConfig
 
 Variable = Literal["departure", "state"]
-Layout = Literal["in-place", "in-place-full", "beside"]
+Layout = Literal["in-place", "in-place-full", "beside", "concat"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class DiffusionSettings:
         schedule: Noise schedule, a key of `diffusion.SCHEDULES`.
         parametrisation: What the network says, a key of `diffusion.PARAMETRISATIONS`.
         time_law: Diffusion times in training, a key of `diffusion.TIME_LAWS`.
+        levels: Noise levels in training: times are rounded up to k / levels, k = 1 ... levels, as in models of discrete steps; None for
+            any time. A forecast then has to keep to them: `grid` linear, and `num_steps` a divisor of `levels`.
+        loss: `squared` error of what the network says, or `absolute`, see `diffusion.denoising_loss`.
         sampler: A key of `diffusion.SAMPLERS`.
         num_steps: Steps of the sampler in a forecast.
         grid: How its steps are spread, a key of `diffusion.GRIDS`; None for the sampler's own.
@@ -51,6 +54,8 @@ class DiffusionSettings:
     schedule: str = "rectified"
     parametrisation: str = "preconditioned"
     time_law: str = "uniform"
+    levels: int | None = None
+    loss: Literal["squared", "absolute"] = "squared"
     sampler: str = "ancestral"
     num_steps: int = 16
     grid: str | None = None
@@ -67,6 +72,13 @@ class DiffusionSettings:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+        if self.levels is not None and (
+            self.levels < 1 or self.levels % self.num_steps or self.grid not in (None, "linear")
+        ):
+            raise ValueError(
+                f"a network trained at {self.levels} levels knows those alone: num_steps must divide them and grid be linear, got "
+                f"{self.num_steps} and {self.grid}."
+            )
         self.make_sampler()
         if not (1 <= self.context < self.frames and 1 <= self.overlap < self.frames):
             raise ValueError(
@@ -139,7 +151,8 @@ class InputSettings(DiffusionSettings):
             one, of unit variance at any dt and mask, so that one schedule fits all.
         layout: How the network is shown what is known. `in-place`: known states stand in their frames, with a plane that says so.
             `in-place-full`, as in arXiv:2507.02608: the same with a plane for each channel.
-            `beside`, as published: mask, mask times states, and x_t, in channels beside each other.
+            `beside`, as published: mask, mask times states, and x_t, in channels beside each other. `concat`, as in arXiv:2306.01984 and
+            2205.09853: known states stand in their frames and nothing says so; for amortised models, which always know the same ones.
         loss_on: Frames whose error counts: the `unknown` ones, or `all` as published (of states, not of departures).
         Others as in `DiffusionSettings`.
     """
@@ -200,6 +213,8 @@ class UniversalConfig(InputSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.layout == "concat":
+            raise ValueError("layout concat does not say which states are known: choose in-place or beside.")
         if self.context_law not in PREFIX_LAWS:
             raise ValueError(f"context_law must be one of {', '.join(PREFIX_LAWS)}, got {self.context_law!r}.")
         if not 0 <= self.backward <= 1:

@@ -27,7 +27,7 @@ class Emulator:
         model: One window of the family.
         space: Physical <-> model space.
         guard: Keeps rollouts in the band and with the means of the training data; None for none.
-        hook: Re-imposes boundary values on every member after each window.
+        hook: Re-imposes boundary values on every member after each window; see `boundary_values`.
         dress: Add to decoded states what the space has lost of them, as noise of its learned scale (`LatentSpace.dressed`).
         chunk: Members (times cases) in one pass. Results are bitwise the same in any run at a fixed chunk, and agree to rounding
             between chunks; it bounds the memory of the network. A model that takes a whole forecast as one window counts each lead.
@@ -139,7 +139,9 @@ class Emulator:
     ):
         """Decoded windows of one chunk."""
         past = torch.arange(1 - context.shape[1], 1, dtype=torch.float64)
-        known = self.space.encode(context.to(self.device), conditions, past)
+        context = context.to(self.device)
+        known = self.space.encode(context, conditions, past)
+        start = context[:, -1]
         windows = rollout(
             self.model,
             known,
@@ -149,13 +151,15 @@ class Emulator:
             guard=self.guard,
             space=self.space,
             hook=self.hook,
+            start=start,
             first_window=first_window,
         )
-        for number, (positions, x) in enumerate(windows):
+        for number, (positions, x, states) in enumerate(windows):
             if not self.dress:
-                yield positions, self.space.decode(x, conditions, leads[positions])
+                yield positions, self.space.decode(x, conditions, leads[positions]) if states is None else states
                 continue
             assert isinstance(self.space, LatentSpace), "only latents lose anything"
             shape = (len(positions), *context.shape[2:])
             drawn = noise.draw(shape, key=(first_window + number, 0, "decoder"), dtype=x.dtype, device=x.device)
-            yield positions, self.space.dressed(x, conditions, leads[positions], drawn)
+            states = self.space.dressed(x, conditions, leads[positions], drawn)
+            yield positions, states if self.hook is None else self.hook(states, conditions, leads[positions], start)

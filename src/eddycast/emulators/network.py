@@ -98,18 +98,27 @@ class ConditionedNetwork(nn.Module):
             assert phase is not None, "a cyclic model needs conditions with a cycle"
             angle = 2 * torch.pi * phase.to(x)
             known += [angle.cos(), angle.sin()]
-        fields = static_channels(conditions)
+        fields = static_channels(conditions) if self.shape.static else None
         if fields is not None:
-            if fields.shape[1:] != x.shape[3:]:
+            if fields.shape[-len(x.shape[3:]) :] != x.shape[3:]:
                 fields = POOLS[x.ndim - 3](fields.to(x), x.shape[3:])
-            x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape)], dim=2)
+            if fields.ndim == x.ndim - 1:  # of each entry: for all its frames
+                fields = fields[:, None]
+            x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape[-x.ndim + 2 :])], dim=2)
         out = record(self.backbone(x, torch.cat(known, dim=1)))
         return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)
 
 
 def static_channels(conditions: Conditions) -> Tensor | None:
-    """Static fields and, where it is not everywhere, the mask of valid points: (static, *space) or None."""
-    parts = [] if conditions.static is None else [conditions.static]
-    if conditions.valid is not None:
-        parts.append(conditions.valid[None].to(torch.float32))
-    return torch.cat(parts) if parts else None
+    """Static fields and, where it is not everywhere, the mask of valid points.
+
+    Returns: (static, *space); (*batch, static, *space) where the fields differ between entries; None for none.
+    """
+    fields = conditions.static_fields()
+    if conditions.valid is None:
+        return fields
+    valid = conditions.valid[None].to(torch.float32)
+    if fields is None:
+        return valid
+    axes = len(conditions.grid.axes)
+    return torch.cat([fields, valid.to(fields).expand(*fields.shape[: -axes - 1], *valid.shape)], dim=-axes - 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +18,28 @@ from eddycast.noise import MemberNoise
 
 TOLERANCE = 1e-6
 
-StateHook = Callable[[Tensor, Conditions, Tensor], Tensor]
-"""Physical states (batch, time, channel, *space), conditions, lead times (time,) -> states with boundary values re-imposed."""
+
+class StateHook(Protocol):
+    """Re-imposes boundary values. What it has set once it sets to the same again."""
+
+    def __call__(self, states: Tensor, conditions: Conditions, lead_times: Tensor, start: Tensor) -> Tensor:
+        """States with boundary values.
+
+        Args:
+            states: Physical, (batch, time, channel, *space).
+            conditions: Batch (batch,), with any origin.
+            lead_times: Of the states, in steps of dt since that origin, (time,).
+            start: Physical state of each entry at the start of the forecast, (batch, channel, *space); NaN where undefined.
+        """
+        ...
+
+
+class Filled(NamedTuple):
+    """New states of one window: positions among the lead times that are wanted, in model space, and physical where there is a hook."""
+
+    positions: Tensor
+    x: Tensor
+    states: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,9 @@ def rollout(
     guard: SpectralGuard | None = None,
     space: Space | None = None,
     hook: StateHook | None = None,
+    start: Tensor | None = None,
     first_window: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Filled]:
     """Yield the forecast window by window: positions in `lead_times` and the states there.
 
     Args:
@@ -91,7 +113,9 @@ def rollout(
         noise: Addresses (batch,).
         guard: Keeps each member in the band and with the means of the training data.
         space: Needed by `hook` only, which sees physical states.
-        hook: Re-imposes boundary values on every member after each window.
+        hook: Re-imposes boundary values on every member after each window; what it leaves is yielded as physical states too, and the next
+            window goes on from it.
+        start: Physical states at lead 0 for `hook`, (batch, channel, *space).
         first_window: Number of the first window in the addresses of the noise, for a rollout that goes on with an earlier one.
 
     Raises: InputError when the context is too short or the lead times cannot be reached.
@@ -115,14 +139,16 @@ def rollout(
         states = filled[:, size:]
         if guard is not None:
             states = guard(states, means)
+        physical = None
         if hook is not None:
-            assert space is not None, "a hook sees physical states and needs the space"
-            states = space.encode(
-                hook(space.decode(states, here, leads[size:]), here, leads[size:]), here, leads[size:]
+            assert space is not None and start is not None, (
+                "a hook sees physical states: it needs the space and the start"
             )
+            physical = hook(space.decode(states, here, leads[size:]), here, leads[size:], start)
+            states = space.encode(physical, here, leads[size:])
         at = torch.tensor(window.leads, dtype=torch.float64)
         position = torch.searchsorted(wanted, at - TOLERANCE).clamp_max(len(wanted) - 1)
         found = (wanted[position] - at).abs() <= TOLERANCE
-        yield position[found], states[:, found]
+        yield Filled(position[found], states[:, found], None if physical is None else physical[:, found])
         whole = (at - at.round()).abs() <= TOLERANCE
         known = torch.cat([known, states[:, whole]], dim=1)[:, -model.overlap :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ WHOLE_FORECAST = 2**20
 
 class SolverModel:
     """Integrates each member from the last known state; any lead time is possible. Model space must be physical space.
+
+    Where the system is forced at random each member has a forcing of its own: members are draws from the exact law of what follows.
 
     Args:
         system: What to integrate.
@@ -78,8 +82,10 @@ class SolverModel:
         times = (lead_times[new] - lead_times[last]) * conditions.dt
         parameters = conditions.parameters.to(torch.float64)
         given = conditions.grid
+        # Other numbers of steps than those of a simulation: a member must not get the forcing of the truth.
+        forcing: Any = {"noise": noise, "first_step": (window + 1) * WHOLE_FORECAST}
         if self.grid_shape is None or self.grid_shape == given.shape:
-            states = integrate(self.system, start, parameters, given, times, inner_dt=self.inner_dt)
+            states = integrate(self.system, start, parameters, given, times, inner_dt=self.inner_dt, **forcing)
         else:
             regrid = self.system.info.regrid
             move = resample if regrid is None else regrid
@@ -91,6 +97,7 @@ class SolverModel:
                 times,
                 inner_dt=self.inner_dt,
                 store=lambda state: move(state, given.shape),
+                **forcing,
             )
         if not bool(states.isfinite().all()):
             raise InputError(

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eddycast.evaluation.signatures import EMPTY_MODES, signatures, when
+from eddycast.evaluation.dispersion import LESS_SPREAD, MORE_SPREAD
+from eddycast.evaluation.evidence import when
+from eddycast.evaluation.physics_words import broken_laws
+from eddycast.evaluation.signatures import EMPTY_MODES, signatures
 from eddycast.evaluation.table import spectral
+from eddycast.evaluation.windows import ends_words
 
 if TYPE_CHECKING:
     from eddycast.evaluation.scores import Scores
@@ -20,15 +24,8 @@ CENSORED = 0.5
 SATURATED = 1.3  # RMSE of one member in climatological deviations; sqrt(2) is a random state of the attractor
 OUTLIERS = 1.5
 
-MORE_SPREAD = {
-    "forecast": "noise on the context in training, perturbed or assimilated initial states, more sampler steps, or "
-    "training on several steps",
-    "analysis": "inflation, a larger observation error, or weaker guidance",
-}
-LESS_SPREAD = {
-    "forecast": "more sampler steps or a smaller lowest noise level, longer training, or smaller initial perturbations",
-    "analysis": "less inflation, a smaller observation error, or stronger guidance",
-}
+SPREAD = {"mode collapse", "under-dispersion", "over-dispersion", "late spread", "compounding"}
+"""Signatures that have said what there is to say of the spread."""
 BANDS = {"low": "Large scales", "mid": "Middle scales", "high": "Small scales"}
 TOO_STRONG = {"high": "more sampler steps, or a limit to the resolved band"}
 TOO_WEAK = {
@@ -45,12 +42,13 @@ def diagnosis(scores: Scores, baselines: Mapping[str, Scores]) -> list[str]:
         named = {one.name for one in failures if one.field == field}
         sentences = [
             *_against(scores, field, baselines),
-            *([] if "mode collapse" in named else _dispersion(scores, field)),
+            *([] if named & SPREAD else _dispersion(scores, field)),
             *_calibration(scores, field),
             *_spectrum(scores, field, smoothed="regression to climatology" in named),
             *_reach(scores, field),
         ]
         found += [where + sentence for sentence in sentences]
+    found += broken_laws(scores)
     if int(scores.attributes["num_blocks"]) < 8:
         found.append(
             f"Only {scores.attributes['num_blocks']} independent blocks of cases: the intervals say little; "
@@ -74,10 +72,14 @@ def _dispersion(scores: Scores, field: str) -> list[str]:
     sentences = []
     if under.any():
         worst = int(np.where(under, ratio, np.inf).argmin())
-        sentences.append(f"Under-dispersed {_span(scores, under, ratio, worst)}: try {MORE_SPREAD[kind]}.")
+        sentences.append(
+            f"Under-dispersed {_span(scores, under, ratio, worst)}{ends_words(scores, field)}: try {MORE_SPREAD[kind]}."
+        )
     if over.any():
         worst = int(np.where(over, ratio, -np.inf).argmax())
-        sentences.append(f"Over-dispersed {_span(scores, over, ratio, worst)}: try {LESS_SPREAD[kind]}.")
+        sentences.append(
+            f"Over-dispersed {_span(scores, over, ratio, worst)}{ends_words(scores, field)}: try {LESS_SPREAD[kind]}."
+        )
     return sentences
 
 

@@ -18,15 +18,18 @@ from eddycast.data import Dataset
 from eddycast.data.gridded import open_xarray
 from eddycast.data.opening import existing
 from eddycast.errors import InputError
+from eddycast.evaluation.convention import PooledScores, pooled_scores
 from eddycast.evaluation.derive import Derivation, Quantity, derivation
 from eddycast.evaluation.horizons import HorizonsLike, horizon_scores, read_horizons
 from eddycast.evaluation.matching import Match, match
+from eddycast.evaluation.physics import PhysicsChecks, physics_checks
 from eddycast.evaluation.resampling import Resampling
 from eddycast.evaluation.scores import MEASURED, Scores
 from eddycast.evaluation.tally import Tally, has_truth
 from eddycast.evaluation.through import THROUGH
 from eddycast.evaluation.trajectories import high_correlation_times, trajectory_deviations
 from eddycast.evaluation.verification import Climatology, Verification, climatology
+from eddycast.evaluation.windows import window_attributes
 from eddycast.labelled import check_ensemble
 from eddycast.metrics import Score, case_blocks, mask_weights, scores_for
 
@@ -41,6 +44,8 @@ def evaluate(
     derive: Quantity | None = None,
     given: int = 0,
     horizons: HorizonsLike | None = None,
+    convention: str | None = None,
+    quantities: Sequence[str] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     block: int | None = None,
@@ -65,6 +70,10 @@ def evaluate(
             counted, as published: C steps longer, and a mean over more states.
         horizons: Ranges of lead numbers, both ends included, over which every score is averaged as well: "1:20,21:60" or
             [(1, 20), (21, 60)]. Leads are numbered in steps of the truth; the first lead is always told apart.
+        convention: `dyffusion` adds scores of all fields as one, as published for it, beside the fair ones; `dyffusion-normalised` in
+            training deviations of each field, `dyffusion-pixelwise` in those of each field at each point. See `evaluation.convention`.
+        quantities: Physics checks, of members and truth side by side: names of `evaluation.physics.QUANTITIES`. None takes those that
+            the fields are plainly meant for, an empty list none.
         resamples: Of the block bootstrap.
         level: Probability of its intervals.
         block: Consecutive inits of a trajectory that make a block; see `metrics.case_blocks` for None.
@@ -83,7 +92,7 @@ def evaluate(
     with _opened(forecast) as labelled:
         found = match(labelled, truth)
         wanted = None if horizons is None else read_horizons(horizons, found.leads.frames)
-        task = _task(found, derive, scores)
+        task = _task(found, derive, scores, convention, quantities)
         tally = _tally(task, memory)
     numbers = (torch.as_tensor(part) for part in (found.trajectories, found.frames))
     resampling = Resampling(case_blocks(*numbers, length=block), resamples, level, seed)
@@ -101,7 +110,10 @@ def evaluate(
     data = data.merge(tally.behaviour.finish(tally.available, resampling))
     if wanted is not None:
         data = data.merge(horizon_scores(tally, wanted, names, resampling))
-    options = {"threshold": threshold, "derived": derive or "", "given": given}
+    for extra in (task.pooled, task.physics):
+        if extra is not None:
+            data = data.merge(extra.finish(tally.available, resampling))
+    options = {"threshold": threshold, "derived": derive or "", "given": given, "convention": convention or ""}
     options["lyapunov_time"] = _lyapunov_time(lyapunov_time, found.forecast, task.truth)
     return Scores(data, _attributes(task, tally, resampling) | options)
 
@@ -117,6 +129,8 @@ class _Task:
     weights: Tensor
     climate: Climatology
     scores: tuple[Score, ...]
+    pooled: PooledScores | None
+    physics: PhysicsChecks | None
 
     @property
     def points(self) -> int:
@@ -133,8 +147,25 @@ def _opened(forecast: xr.Dataset | str | Path) -> Iterator[xr.Dataset]:
         yield opened
 
 
-def _task(found: Match, derive: Quantity | None, scores: Sequence[Score] | None) -> _Task:
+def _task(
+    found: Match,
+    derive: Quantity | None,
+    scores: Sequence[Score] | None,
+    convention: str | None,
+    quantities: Sequence[str] | None,
+) -> _Task:
     """Raises: InputError for scores that this ensemble or this grid does not allow."""
+    if convention is not None and derive is not None:
+        raise InputError(
+            f"--convention {convention} scores the fields as they are, not {derive}: leave --derive or --convention out."
+        )
+    size = {"cases": found.cases, "leads": len(found.leads.times)}
+    pooled = (
+        None
+        if convention is None
+        else pooled_scores(convention, found.truth, found.channels, members=found.members, **size)
+    )
+    physics = physics_checks(quantities, found.truth, found.channels, **size)
     truth, channels, derived = found.truth, found.channels, None
     if derive is not None:
         derived = derivation(derive, truth, channels)
@@ -145,7 +176,7 @@ def _task(found: Match, derive: Quantity | None, scores: Sequence[Score] | None)
     if scores is None:
         nonnegative = bool((climate.low[channels] >= 0).any())
         chosen = scores_for(found.members, points, nonnegative=nonnegative)
-        return _Task(found, derived, truth, channels, weights, climate, chosen)
+        return _Task(found, derived, truth, channels, weights, climate, chosen, pooled, physics)
     for score in scores:
         if score.min_members > found.members:
             raise InputError(
@@ -155,7 +186,7 @@ def _task(found: Match, derive: Quantity | None, scores: Sequence[Score] | None)
             raise InputError(
                 f"The score {score.name!r} compares patterns in space, this grid has {points} point that counts: leave it out."
             )
-    return _Task(found, derived, truth, channels, weights, climate, tuple(scores))
+    return _Task(found, derived, truth, channels, weights, climate, tuple(scores), pooled, physics)
 
 
 def _tally(task: _Task, memory: int) -> Tally:
@@ -176,13 +207,31 @@ def _tally(task: _Task, memory: int) -> Tally:
                 continue
             ensemble = found.ensemble(case, part)
             tally.add(case, part, ensemble if task.derived is None else task.derived.apply(ensemble), states)
+            if task.pooled is not None:
+                task.pooled.add(case, part, ensemble, states)
+            if task.physics is not None:
+                _check(task, case, part, ensemble, states)
     tally.join(own)
+    for extra in (task.pooled, task.physics):
+        if extra is not None and distributed.size() > 1:
+            for store in extra.stores():
+                store.copy_(distributed.total(store))
     if not tally.available.any():
         raise InputError(
             f"No lead time of the forecast ({leads.times[0]:g} to {leads.times[-1]:g}) lies within the truth; "
             "start earlier, or pass truth that goes on."
         )
     return tally
+
+
+def _check(task: _Task, case: int, part: slice, ensemble: Tensor, states: Tensor) -> None:
+    """The physics of one piece, of the fields as they are stored."""
+    assert task.physics is not None, "whoever calls has looked"
+    found = task.match
+    trajectory, frame = int(found.trajectories[case]), int(found.frames[case])
+    known = states if task.derived is None else found.states(found.truth, found.channels, case, part)
+    start = found.truth.fetch(trajectory, np.array([frame]))[0, found.channels] if part.start == 0 else None
+    task.physics.add(case, part, ensemble, known, trajectory, start)
 
 
 def _attributes(task: _Task, tally: Tally, resampling: Resampling) -> dict[str, Any]:
@@ -217,6 +266,7 @@ def _attributes(task: _Task, tally: Tally, resampling: Resampling) -> dict[str, 
         "notes": _notes(task, tally),
         **{key: str(value) for key, value in forecast.attrs.items() if key.startswith("eddycast_")},
         **{key: _measured(forecast.attrs[key]) for key in MEASURED if key in forecast.attrs},
+        **window_attributes(forecast.attrs, max(1, round(task.match.step / truth.dt))),
     }
 
 

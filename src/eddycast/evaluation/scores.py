@@ -14,14 +14,20 @@ import numpy as np
 import xarray as xr
 
 from eddycast.errors import InputError
+from eddycast.evaluation.convention import convention_summary
 from eddycast.evaluation.diagnosis import diagnosis
+from eddycast.evaluation.evidence import Signature
 from eddycast.evaluation.horizons import ENDS, horizons_summary
-from eddycast.evaluation.signatures import Signature, signatures
+from eddycast.evaluation.physics import physics_summary
+from eddycast.evaluation.signatures import signatures
 from eddycast.evaluation.table import PASSES, table
+from eddycast.evaluation.windows import FIRST_WINDOW, WINDOW
 from eddycast.files import atomic_output, read_json
 
 SCHEMA = 1
-MEASURED = frozenset({*PASSES.values(), "eddycast_observed_departure_rms", "withheld_departure_rms"})
+MEASURED = frozenset(
+    {*PASSES.values(), "eddycast_observed_departure_rms", "withheld_departure_rms", WINDOW, FIRST_WINDOW}
+)
 """Attributes of forecasts and analyses that are numbers, and travel with the scores."""
 
 
@@ -41,9 +47,12 @@ class Scores:
             truth's power. `amplitude_ratio`, `change_member`, `change_truth` (field, lead_time) and `copies` (lead_time)
             are what failures are told by. `nonfinite` and `runaway` (lead_time) count members. `climatology_std` (field).
             Where horizons were asked for, `horizon_scores` (field, horizon, score, averaging) and `horizon_means` (horizon,
-            score, averaging), see `evaluation.horizons`.
+            score, averaging), see `evaluation.horizons`; where a convention was, `convention_leads` (measure, pooling, lead_time) and
+            `convention_means` (measure, pooling), see `evaluation.convention`. `physics_member`, `physics_truth` and `physics_error`
+            (quantity, lead_time) and `physics_start` (quantity), see `evaluation.physics`.
         attributes: What was scored: members, cases, time units, Lyapunov time, counts of members that blew up, notes, the run
-            that the truth has passed through (`truth_through`, empty without), network passes per member and case where they were counted.
+            that the truth has passed through (`truth_through`, empty without), `window` and `first_window`, the steps of the data in
+            the windows that the forecast was made of, network passes per member and case where they were counted.
     """
 
     data: xr.Dataset
@@ -99,6 +108,15 @@ class Scores:
         place = {"horizon": horizon, "score": score, "averaging": averaging} | ({"field": field} if field else {})
         name = "horizon_scores" if field else "horizon_means"
         value, low, high = (float(self.data[name + end].sel(place)) for end in ENDS)
+        return value, low, high
+
+    def in_convention(self, measure: str, pooling: str = "trajectories") -> tuple[float, float, float]:
+        """`crps`, `mse`, `ssr` or a fair one over all leads in the published convention, with the ends of its interval.
+
+        `pooling` is `trajectories` (each case on its own, then their mean) or `pooled`. Raises: KeyError without a convention.
+        """
+        place = {"measure": measure, "pooling": pooling}
+        value, low, high = (float(self.data["convention_means" + end].sel(place)) for end in ENDS)
         return value, low, high
 
     @property
@@ -161,7 +179,9 @@ class Scores:
                     for band in errors["band"].values
                 }
             content["fields"][field] = one
-        return content | ({"horizons": horizons_summary(data)} if "horizon_scores" in data else {})
+        content |= {"horizons": horizons_summary(data)} if "horizon_scores" in data else {}
+        content |= {"convention": convention_summary(data)} if "convention_means" in data else {}
+        return content | ({"physics": physics_summary(data)} if "physics_member" in data else {})
 
     @property
     def signatures(self) -> list[Signature]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from eddycast.evaluation.convention_table import convention_lines
 from eddycast.evaluation.horizon_table import COLUMNS as HORIZON_COLUMNS
 from eddycast.evaluation.horizon_table import horizons_table
+from eddycast.evaluation.physics_words import physics_lines
 from eddycast.evaluation.signatures import looked_for, signatures
 from eddycast.evaluation.trajectories import PUBLISHED
 from eddycast.evaluation.wording import align, number, signed, spread_out
@@ -64,6 +66,7 @@ def table(scores: Scores, *, leads: int = 7) -> str:
             rows.append([*row, str(int(scores.data["cases"].values[place]))])
         lines += [*align(rows), *_single_numbers(scores, field), ""]
     lines += horizons_table(scores, tuple(name for name, _, _ in extra))
+    lines += [*convention_lines(scores), *physics_lines(scores)]
     lines += _remarks(scores)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -37,6 +37,7 @@ class Verification:
         valid: Mask (*space) of defined points, or None.
         train: Pieces (trajectory, start, stop) that training used, for the climatology; empty where unknown.
         attributes: `system`, `lyapunov_time`, ...
+        dataset: The opened data, where the truth comes from such.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,7 @@ class Verification:
     valid: Tensor | None = None
     train: tuple[tuple[int, int, int], ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def verification(truth: Dataset | xr.Dataset | str | Path, dims: tuple[str, ...]
         valid=data.valid,
         train=pieces,
         attributes=data.attributes,
+        dataset=data,
     )
 
 

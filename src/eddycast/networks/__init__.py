@@ -8,17 +8,31 @@ from __future__ import annotations
 
 from torch import nn
 
+from eddycast.networks.batch_norm import BatchNorm, batch_norms, running_statistics
 from eddycast.networks.dropout import MemberMasks, TrainingMasks, has_dropout, masks_from, number_sites
+from eddycast.networks.dyffusion_cnn import DyffusionCNN, DyffusionCNNConfig
 from eddycast.networks.fno import FNO, FNOConfig
+from eddycast.networks.mlp import MLP, MLPConfig
 from eddycast.networks.modern_unet import ModernUNet, ModernUNetConfig
+from eddycast.networks.otness_unet import OtnessUNet, OtnessUNetConfig
 from eddycast.networks.protocols import Network
+from eddycast.networks.resnet_unet import ResNetUNet, ResNetUNetConfig
 from eddycast.networks.sda_unet import SDAUNet, SDAUNetConfig
 from eddycast.networks.space_time_transformer import SpaceTimeTransformer, SpaceTimeTransformerConfig
 from eddycast.networks.transformer import Transformer, TransformerConfig
 from eddycast.networks.unet import UNet, UNetConfig
 
 NetworkConfig = (
-    UNetConfig | TransformerConfig | FNOConfig | SDAUNetConfig | ModernUNetConfig | SpaceTimeTransformerConfig
+    UNetConfig
+    | TransformerConfig
+    | FNOConfig
+    | SDAUNetConfig
+    | ModernUNetConfig
+    | SpaceTimeTransformerConfig
+    | DyffusionCNNConfig
+    | OtnessUNetConfig
+    | ResNetUNetConfig
+    | MLPConfig
 )
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -27,6 +41,10 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet-sda": SDAUNet,
     "unet-modern": ModernUNet,
     "transformer-latent": SpaceTimeTransformer,
+    "cnn-dyffusion": DyffusionCNN,
+    "unet-otness": OtnessUNet,
+    "unet-resnet": ResNetUNet,
+    "mlp": MLP,
 }
 
 
@@ -67,13 +85,22 @@ def build_network(
 
 __all__ = [
     "FNO",
+    "MLP",
     "NETWORKS",
+    "BatchNorm",
+    "DyffusionCNN",
+    "DyffusionCNNConfig",
     "FNOConfig",
+    "MLPConfig",
     "MemberMasks",
     "ModernUNet",
     "ModernUNetConfig",
     "Network",
     "NetworkConfig",
+    "OtnessUNet",
+    "OtnessUNetConfig",
+    "ResNetUNet",
+    "ResNetUNetConfig",
     "SDAUNet",
     "SDAUNetConfig",
     "SpaceTimeTransformer",
@@ -83,7 +110,9 @@ __all__ = [
     "TransformerConfig",
     "UNet",
     "UNetConfig",
+    "batch_norms",
     "build_network",
     "has_dropout",
     "masks_from",
+    "running_statistics",
 ]

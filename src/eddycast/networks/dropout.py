@@ -50,17 +50,24 @@ def masks_from(source: Masks | None) -> Iterator[None]:
 
 
 def repeatable(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The block with the masks of its first call whenever it is called again, in whatever thread: what recomputation needs."""
+    """The block with the masks of its first call, or none, whenever it is called again, in whatever thread and under whatever masks.
+
+    What recomputation needs: passes that go on in between count on as if there had been none.
+    """
     source = _OPEN.get()
-    if source is None:
-        return block
-    before = dict(source.calls)
+    before = {} if source is None else dict(source.calls)
 
     def same(*inputs: Tensor) -> Tensor:
-        source.calls.clear()
-        source.calls.update(before)
         with masks_from(source):
-            return block(*inputs)
+            if source is None:
+                return block(*inputs)
+            reached = dict(source.calls)
+            source.calls.clear()
+            source.calls.update(before)
+            try:
+                return block(*inputs)
+            finally:  # also where the recomputation stops half way, having all that it needs
+                source.calls.update({site: max(calls, source.calls.get(site, 0)) for site, calls in reached.items()})
 
     return same
 
@@ -85,8 +92,10 @@ class Dropout(nn.Module):
         self.site = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0:  # first of all: torch.compile cannot look into context variables
+            return x
         source = _OPEN.get()
-        if source is None or self.rate == 0:
+        if source is None:
             return x
         call = source.calls.get(self.site, 0)
         source.calls[self.site] = call + 1
@@ -138,22 +147,23 @@ class MemberMasks:
 
     Args:
         noise: Addresses of the members, (batch,).
-        window, step: First two entries of the key of every draw.
+        window: First entry of the key of every draw.
+        step: Second entry; or one for each of the copies of a member that stand beside each other in the network's batch,
+            (batch * copies, ...), where equal entries share their masks.
         name: Of the network, so that two of them do not share masks.
-        copies: Rows of the network's batch for each member, beside each other: (batch * copies, ...).
-        shared: One mask for all copies of a member; otherwise each has its own.
     """
 
     noise: MemberNoise
     window: int
-    step: int
+    step: int | tuple[int, ...]
     name: str
-    copies: int = 1
-    shared: bool = False
     calls: dict[int, int] = field(default_factory=dict)
 
     def uniform(self, like: Tensor, site: int, call: int) -> Tensor:
-        own = 1 if self.shared else self.copies
-        key = (self.window, self.step, f"{self.name}/{site}/{call}")
-        drawn = self.noise.uniform((own, *like.shape[1:]), key=key, device=like.device)
-        return drawn.expand(-1, self.copies, *like.shape[1:]).flatten(0, 1)
+        steps = (self.step,) if isinstance(self.step, int) else self.step
+        address = f"{self.name}/{site}/{call}"
+        drawn = {
+            step: self.noise.uniform(tuple(like.shape[1:]), key=(self.window, step, address), device=like.device)
+            for step in set(steps)
+        }
+        return torch.stack([drawn[step] for step in steps], dim=1).flatten(0, 1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eddycast.errors import InputError
+from eddycast.networks.dropout import Dropout
 from eddycast.networks.layers import (
     CONVOLUTIONS,
     ScalarEmbedding,
@@ -33,6 +34,7 @@ class FNOConfig:
         blocks: Number of Fourier blocks.
         embedding: Width of the embedding of the conditioning scalars.
         padding: Length by which a bounded axis is extended with zeros, relative to its own.
+        dropout: Rate after the activation inside blocks; 0 drops nothing.
         checkpoint: Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time.
 
     Raises: ValueError for sizes that make no network.
@@ -44,6 +46,7 @@ class FNOConfig:
     blocks: int = 4
     embedding: int = 64
     padding: float = 0.25
+    dropout: float = 0.0
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class FNOConfig:
             raise ValueError(
                 "width, blocks and embedding of a Fourier neural operator must be positive, padding not negative."
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of a Fourier neural operator must lie in [0, 1), got {self.dropout}.")
 
 
 class SpectralMixing(nn.Module):
@@ -88,7 +93,7 @@ class SpectralMixing(nn.Module):
 
 
 class FourierBlock(nn.Module):
-    """v + P gelu((1 + s) (K v + W v) + b): spectral and pointwise mixing, scale s and shift b from the embedding.
+    """v + P drop(gelu((1 + s) (K v + W v) + b)): spectral and pointwise mixing, scale s and shift b from the embedding.
 
     The paper has v <- gelu(K v + W v); the residual form with a pointwise P that starts at zero, as in arXiv:2111.13802, trains
     at any depth and starts as the identity.
@@ -101,6 +106,7 @@ class FourierBlock(nn.Module):
         self.pointwise = convolution(config.width, config.width, 1)
         self.modulation = nn.Linear(config.embedding, 2 * config.width)
         self.back = convolution(config.width, config.width, 1)
+        self.dropout = Dropout(config.dropout)
         for layer in (self.modulation, self.back):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -109,7 +115,7 @@ class FourierBlock(nn.Module):
         spread = (...,) + (None,) * (v.ndim - 2)
         scale, shift = self.modulation(embedding)[spread].chunk(2, dim=1)
         y = self.spectral(v) + self.pointwise(v)
-        return v + self.back(F.gelu(torch.addcmul(shift, y, 1 + scale)))
+        return v + self.back(self.dropout(F.gelu(torch.addcmul(shift, y, 1 + scale))))
 
 
 class FNO(nn.Module):

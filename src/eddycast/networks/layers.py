@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+from eddycast.networks.batch_norm import batch_norms, settled
 from eddycast.networks.dropout import repeatable
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -61,20 +63,28 @@ def bounded_coordinates(x: Tensor, periodic: tuple[bool, ...]) -> Tensor:
 
 
 class PaddedConv(nn.Module):
-    """Convolution with an odd kernel whose padding follows the boundary of each axis.
+    """Convolution with an odd kernel whose padding follows the boundary of each axis, or with `zeros` beyond all ends.
 
     The output has ceil(size / stride) points along each axis.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, periodic: tuple[bool, ...], *, stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        periodic: tuple[bool, ...],
+        *,
+        stride: int = 1,
+        zeros: bool = False,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"The kernel must be odd to be centred, got {kernel}.")
         self.periodic = periodic
-        self.width = kernel // 2
-        self.conv = CONVOLUTIONS[len(periodic)](in_channels, out_channels, kernel, stride=stride)
+        self.width = 0 if zeros else kernel // 2
+        empty = kernel // 2 if zeros else 0
+        self.conv = CONVOLUTIONS[len(periodic)](in_channels, out_channels, kernel, stride=stride, padding=empty)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(pad(x, self.width, self.periodic))
@@ -86,6 +96,12 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
         return (x - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Over all points and groups of channels, with learned scale and shift: 8 groups, fewer where these would have one channel each."""
+    groups = next(count for count in range(min(8, max(channels // 2, 1)), 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels)
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
@@ -133,11 +149,13 @@ def unstack_frames(y: Tensor, frames: int) -> Tensor:
     return y.unflatten(1, (-1, frames)).transpose(1, 2)
 
 
-def run_block(block: Callable[..., Tensor], *inputs: Tensor, again: bool) -> Tensor:
+def run_block(block: Callable[..., Tensor], *inputs: Tensor | None, again: bool) -> Tensor:
     """block(*inputs); with `again`, what it computes inside is not kept for the backward pass but computed a second time there.
 
-    The block draws no random numbers but masks of dropout, which are the same the second time.
+    The block draws no random numbers but masks of dropout, which are the same the second time; its batch norms count the batch once.
     """
-    if again and torch.is_grad_enabled():
-        return checkpoint(repeatable(block), *inputs, use_reentrant=False, preserve_rng_state=False)
-    return block(*inputs)
+    if not (again and torch.is_grad_enabled()):
+        return block(*inputs)
+    norms = batch_norms(block) if isinstance(block, nn.Module) else []
+    around = (lambda: (nullcontext(), settled(norms))) if norms else noop_context_fn
+    return checkpoint(repeatable(block), *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=around)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eddycast.errors import InputError
+from eddycast.networks.dropout import Dropout
 from eddycast.networks.layers import ScalarEmbedding, bounded_coordinates, pad_to_multiple, run_block
 
 SHORTEST, LONGEST = 4.0, 400.0
@@ -30,6 +31,7 @@ class TransformerConfig:
         embedding: Width of the embedding of the conditioning scalars.
         attention: `full`, all tokens of all frames with each other, cost O(tokens^2); `axial`, along time and each space axis on
             its own, cost O(tokens x axis lengths): a token sees all others after as many blocks as there are axes.
+        dropout: Rate of what attention brings together, before its last map, and of the hidden layer; 0 drops nothing.
         checkpoint: Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time.
 
     Raises: ValueError for sizes that do not fit together.
@@ -43,6 +45,7 @@ class TransformerConfig:
     expansion: float = 2.0
     embedding: int = 64
     attention: Literal["full", "axial"] = "full"
+    dropout: float = 0.0
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class TransformerConfig:
             raise ValueError("patch, width, heads, blocks, embedding and expansion of a transformer must be positive.")
         if self.width % (2 * self.heads) != 0:
             raise ValueError(f"width must be a multiple of 2 heads = {2 * self.heads}, got {self.width}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of a transformer must lie in [0, 1), got {self.dropout}.")
 
 
 def rotary_frequencies(pairs: int, period: float | None, device: torch.device | None = None) -> Tensor:
@@ -110,6 +115,7 @@ class Attention(nn.Module):
         self.heads, self.axial = config.heads, config.attention == "axial"
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # each (batch, *tokens, head, feature)
@@ -117,10 +123,10 @@ class Attention(nn.Module):
         if not self.axial:
             q, k, flat = (part.flatten(1, -3).transpose(1, 2) for part in (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, flat).transpose(1, 2).reshape(v.shape)
-            return self.out(mixed.flatten(-2))
+            return self.out(self.dropout(mixed.flatten(-2)))
         axes = range(1, x.ndim - 1)
         mixed = sum((along(axis, q, k, v) for axis in axes), start=torch.zeros_like(v)) / len(axes)
-        return self.out(mixed.flatten(-2))
+        return self.out(self.dropout(mixed.flatten(-2)))
 
 
 def along(axis: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -143,6 +149,7 @@ class TransformerBlock(nn.Module):
         self.attention = Attention(config)
         self.gated = nn.Linear(config.width, 2 * hidden)
         self.back = nn.Linear(hidden, config.width)
+        self.dropout = Dropout(config.dropout)
         self.modulation = nn.Linear(config.embedding, 6 * config.width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -154,7 +161,7 @@ class TransformerBlock(nn.Module):
         y = self.attention(normalised(x) * (1 + scale) + shift, cos, sin)
         x = x + gate * y
         gates, values = self.gated(normalised(x) * (1 + hidden_scale) + hidden_shift).chunk(2, dim=-1)
-        return x + hidden_gate * self.back(F.silu(gates) * values)
+        return x + hidden_gate * self.back(self.dropout(F.silu(gates) * values))
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from eddycast.networks.dropout import Dropout
 from eddycast.networks.layers import (
     ChannelNorm,
     PaddedConv,
@@ -29,6 +30,7 @@ class UNetConfig:
         kernel: Odd size of the kernels inside residual blocks.
         embedding: Width of the embedding of the conditioning scalars.
         normalise: Normalise over channels before each convolution pair.
+        dropout: Rate after the modulated activation inside residual blocks; 0 drops nothing.
         checkpoint: Compute residual blocks again in the backward pass instead of keeping what they computed: less memory, more time.
     """
 
@@ -38,6 +40,7 @@ class UNetConfig:
     kernel: int = 5
     embedding: int = 64
     normalise: bool = True
+    dropout: float = 0.0
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -45,10 +48,12 @@ class UNetConfig:
             raise ValueError("channels (at least one level), blocks and embedding of a U-Net must be positive.")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel of a U-Net must be odd and positive, got {self.kernel}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of a U-Net must lie in [0, 1), got {self.dropout}.")
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(modulate(conv(act(norm(x)))))), the modulation being a scale and a shift from the embedding."""
+    """x + conv(drop(act(modulate(conv(act(norm(x))))))), the modulation being a scale and a shift from the embedding."""
 
     def __init__(self, in_channels: int, channels: int, config: UNetConfig, periodic: tuple[bool, ...]) -> None:
         super().__init__()
@@ -58,6 +63,7 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(config.embedding, 2 * channels)
         self.skip = nn.Identity() if in_channels == channels else PaddedConv(in_channels, channels, 1, periodic)
         self.activation = nn.SiLU()
+        self.dropout = Dropout(config.dropout)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.second.conv.weight)
@@ -68,7 +74,7 @@ class ResidualBlock(nn.Module):
         scale, shift = self.modulation(embedding).unflatten(1, (2, -1)).unbind(1)
         spread = (...,) + (None,) * (y.ndim - 2)
         y = self.activation(torch.addcmul(shift[spread], y, 1 + scale[spread]))
-        return self.skip(x) + self.second(y)
+        return self.skip(x) + self.second(self.dropout(y))
 
 
 class ResidualStage(nn.ModuleList):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field as Limits
@@ -30,7 +30,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Header:
-    """All but the arrays; the part that is optional stands in CSV only, which has no place for arrays."""
+    """All but the arrays; the part that is optional stands in CSV only, which has no place for arrays, but for `static_names`."""
 
     kind: str
     factor: list[Annotated[int, Limits(ge=1, lt=LARGEST)]]
@@ -50,6 +50,7 @@ class Header:
     valid: list[Count] | None = None
     parameters: Numbers | None = None
     time: Numbers | None = None
+    static_names: list[str] = field(default_factory=list)
 
 
 ADAPTER = TypeAdapter(Header)

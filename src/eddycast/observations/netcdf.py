@@ -48,6 +48,10 @@ def write_netcdf(observations: Observations, path: Path) -> None:
     if observations.valid is not None:
         dims = tuple(f"state_{name}" for name in names)
         variables["eddycast_valid"] = (dims, observations.valid.numpy().astype("i1"), {"long_name": "defined"})
+    if observations.static is not None:
+        cases = ("init",) if observations.static_varies else ()
+        dims = (*cases, "static", *(f"state_{name}" for name in names))
+        variables["eddycast_static"] = (dims, observations.static.numpy(), {"long_name": "static fields"})
     if observations.parameters is not None:
         variables["eddycast_parameters"] = (("init", "parameter"), observations.parameters.numpy())
     if observations.time is not None:
@@ -95,6 +99,12 @@ def read_netcdf(path: Path) -> dict[str, Any]:
     if not all(isinstance(std, (int, float, np.number)) for std in noise):
         raise InputError(f"{path}: a field has no number as its 'noise_std'; write the file anew.")
     valid = tensor("eddycast_valid", "iub", *grid.shape)
+    static = None
+    if content.static_names:
+        if "eddycast_static" not in dataset.variables:
+            raise InputError(f"{path} lacks the static fields that its header announces: write the file anew.")
+        own = (cases,) if "init" in dataset["eddycast_static"].dims else ()
+        static = tensor("eddycast_static", "f", *own, len(content.static_names), *grid.shape)
     return {
         "values": torch.from_numpy(values),
         "noise_std": torch.tensor([float(std) for std in noise], dtype=torch.float64).to(  # type: ignore[arg-type]
@@ -114,6 +124,8 @@ def read_netcdf(path: Path) -> dict[str, Any]:
         "time": tensor("eddycast_time", "fiu", cases),
         "cycle": content.cycle,
         "attributes": content.attributes,
+        "static": static,
+        "static_names": tuple(content.static_names),
     }
 
 
@@ -134,8 +146,11 @@ def header(observations: Observations) -> dict[str, Any]:
 
 
 def _attributes(observations: Observations) -> dict[str, str]:
+    told = header(observations)
+    if observations.static_names:
+        told["static_names"] = list(observations.static_names)
     return {
         "title": f"Observations ({observations.kind}) of {', '.join(name for name, _ in observations.fields)}",
         "eddycast_kind": "observations",
-        "eddycast_observations": json.dumps(header(observations)),
+        "eddycast_observations": json.dumps(told),
     }

@@ -41,6 +41,8 @@ class Observations:
         parameters: PDE parameters of each case (case, P), named by `parameter_names`.
         time: Steps between the calendar's anchor and the case's first frame, (case,); the frame number when None.
         cycle: Steps in one cycle of the calendar, or None.
+        static: Static fields of the data that are observed, (S, *space), or (case, S, *space) where they differ; named by `static_names`.
+            A CSV has no place for them.
         attributes: What else travels with the file (system, time anchor ...), text to text.
 
     Raises: InputError, one line, for what cannot be assimilated: a non-positive std, nothing observed, shapes apart.
@@ -62,6 +64,8 @@ class Observations:
     time: Tensor | None = None
     cycle: float | None = None
     attributes: dict[str, str] = field(default_factory=dict)
+    static: Tensor | None = None
+    static_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -109,6 +113,15 @@ class Observations:
             raise InputError("The parameters of the observations must be finite.")
         if self.time is not None and (self.time.shape != (cases,) or not torch.isfinite(self.time.double()).all()):
             raise InputError(f"The times of the observations must be {cases} finite numbers.")
+        shape = (len(self.static_names), *self.grid.shape)
+        if (self.static is None) != (not self.static_names) or (
+            self.static is not None and tuple(self.static.shape) not in (shape, (cases, *shape))
+        ):
+            came = "none" if self.static is None else f"shape {tuple(self.static.shape)}"
+            raise InputError(
+                f"Static fields {', '.join(self.static_names) or 'without names'} of {cases} cases must be {shape} or "
+                f"{(cases, *shape)}, got {came}."
+            )
         if torch.isinf(self.values).any():
             raise InputError("Observed values must be finite, some are infinite: drop those rows.")
 
@@ -136,6 +149,11 @@ class Observations:
         return int(self.mask.sum())
 
     @property
+    def static_varies(self) -> bool:
+        """Whether static fields differ between cases."""
+        return self.static is not None and self.static.ndim == 2 + len(self.grid.axes)
+
+    @property
     def noise_field(self) -> Tensor:
         """Noise std, broadcasting against (case, time, channel, *observed): (channel, 1, ...)."""
         return self.noise_std.reshape(-1, *(1,) * len(self.grid.axes))
@@ -151,12 +169,18 @@ class Observations:
         return CoarsenOperator(self.factor, cell_weights(self.grid, self.valid), mask)
 
     def conditions(self, static: Tensor | None = None) -> Conditions:
-        """Conditions of the cases with the origin at the first frame; static fields travel with the run, not here."""
+        """Conditions of the cases with the origin at the first frame.
+
+        Args:
+            static: Static fields (S, *space) of the run, for observations that come without.
+        """
+        static = static if self.static is None else self.static
         parameters = torch.zeros(self.num_cases, 0) if self.parameters is None else self.parameters
         time = self.frames if self.time is None else self.time
         return Conditions(
-            self.grid, self.dt, parameters, time.to(torch.float32), cycle=self.cycle, static=static, valid=self.valid
-        )
+            self.grid, self.dt, parameters, time.to(torch.float32), cycle=self.cycle, static=static, valid=self.valid,
+            static_of=torch.arange(self.num_cases) if self.static_varies else None,
+        )  # fmt: skip
 
     def window(self, start: int, stop: int) -> Observations:
         """Frames [start, stop); the cases start at frame `start` then.
@@ -177,6 +201,7 @@ class Observations:
             frames=self.frames[index],
             parameters=None if self.parameters is None else self.parameters[index],
             time=None if self.time is None else self.time[index],
+            static=self.static[index] if self.static_varies and self.static is not None else self.static,
         )
 
     def withhold(self, fraction: float, *, seed: int) -> tuple[Observations, Observations]:

@@ -8,12 +8,21 @@ from __future__ import annotations
 import difflib
 
 from eddycast.errors import InputError
-from eddycast.recipes import conditional_diffusion, kuramoto_sivashinsky, latent_diffusion, navier_stokes, own_data
+from eddycast.recipes import (
+    conditional_diffusion,
+    dyffusion,
+    kuramoto_sivashinsky,
+    latent_diffusion,
+    navier_stokes,
+    own_data,
+)
+from eddycast.recipes.boundary import boundary_hook, read_boundary
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache
 from eddycast.recipes.measured import sample_states
 from eddycast.recipes.recipe import (
     AutoencoderStage,
     EvaluationSettings,
+    HeldValues,
     Recipe,
     SimulationSettings,
     SpaceSettings,
@@ -27,7 +36,7 @@ from eddycast.recipes.recipe import (
 from eddycast.recipes.run import AUTOENCODER, Run, load_run
 from eddycast.recipes.train import train_recipe
 
-SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, navier_stokes, own_data)
+SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, dyffusion, navier_stokes, own_data)
 
 
 def all_recipes() -> dict[str, Recipe]:
@@ -49,18 +58,21 @@ __all__ = [
     "AUTOENCODER",
     "AutoencoderStage",
     "EvaluationSettings",
+    "HeldValues",
     "Recipe",
     "Run",
     "SimulationSettings",
     "SpaceSettings",
     "all_recipes",
     "autoencoder_of",
+    "boundary_hook",
     "encode_dataset",
     "explain",
     "get_recipe",
     "load_run",
     "open_cache",
     "parse_value",
+    "read_boundary",
     "read_recipe",
     "recipe_from_dict",
     "recipe_to_dict",

@@ -26,7 +26,6 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
     parameters = torch.stack([dataset.parameters(number) for number in train]).double()
     parameters = parameters if recipe.tell_parameters else parameters[:, :0]
     std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
-    static = 0 if dataset.static is None else len(dataset.static)
     vectors = (
         vector_components(dataset, recipe.emulator.augment) if isinstance(recipe.emulator, AutoencodingConfig) else None
     )
@@ -36,7 +35,7 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
         parameter_mean=tuple(parameters.mean(dim=0).tolist()),
         parameter_std=tuple(torch.where(std > 1e-6 * parameters.abs().amax(dim=0), std, 1.0).tolist()),
         cyclic=dataset.cycle is not None,
-        static=static + (dataset.valid is not None),
+        static=len(dataset.static_names) + (dataset.valid is not None),
         boundaries=recipe.tell_boundaries,
         vector_axes=() if vectors is None else vectors.axis,
         vectors=() if vectors is None else vectors.vector,

@@ -105,6 +105,23 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class HeldValues:
+    """Points that forecasts hold at their first values.
+
+    Args:
+        held: Name of a static field of the data, 1 at these points.
+        fields: Fields that are held; none for all.
+    """
+
+    held: str
+    fields: tuple[str, ...] = ()
+
+
+Boundary = Literal["system", "none"] | HeldValues
+"""Boundary values of forecasts: those that the system of the data declares, where it does; none; or points that are held."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment.
 
@@ -118,6 +135,7 @@ class Recipe:
         tell_parameters: Tell the networks the scalar parameters of the data. Published networks of one system are not told any.
         tell_boundaries: Tell the networks the codes of the boundaries.
         guard: Keep rollouts in the resolved band and with the conserved means of the training data.
+        boundary: Values that rollouts keep at the boundary, for every member: `system`, `none`, or points that are `held`.
         training: Settings of the loop.
         evaluation: Settings of scores.
         published: Numbers to compare with, each with its source.
@@ -132,6 +150,7 @@ class Recipe:
     tell_parameters: bool = True
     tell_boundaries: bool = False
     guard: bool = True
+    boundary: Boundary = "system"
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: dict[str, str] = field(default_factory=dict)

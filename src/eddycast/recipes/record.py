@@ -34,11 +34,14 @@ def write_components(files: RunDirectory, model: nn.Module, space: Normalisation
 
 
 def write_context(files: RunDirectory, dataset: Dataset) -> None:
-    """Keep what assimilation needs when the data are not at hand: some states of the training split, and static fields."""
+    """Keep what assimilation needs when the data are not at hand: some states of the training split, and static fields.
+
+    Static fields that differ between trajectories are no property of the run: they come with the data, or with the observations.
+    """
     count = max(32, CLIMATOLOGY_BYTES // (4 * math.prod(dataset.state_shape)))
     states, _ = training_states(dataset, count)
     write_tensors(files.component("climatology"), {"states": states[:, 0]})
-    if dataset.static is not None:
+    if isinstance(dataset.static, torch.Tensor):
         write_tensors(files.component("static"), {"static": dataset.static})
 
 
@@ -68,6 +71,8 @@ def data_summary(dataset: Dataset) -> dict[str, Any]:
         "time_units": dataset.time_units,
         "cycle": dataset.cycle,
         "parameter_names": list(dataset.parameter_names),
+        "static_names": list(dataset.static_names),
+        "static_varies": dataset.static_varies,
         "attributes": {key: value for key, value in dataset.attributes.items() if _plain(value)},
     }
 

@@ -11,9 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from eddycast.data import Dataset, Field
-from eddycast.emulators import Autoencoding, Emulator, LatentSpace, ModelShape, Space, SpectralGuard, build_model
+from eddycast.emulators import (
+    Autoencoding,
+    Emulator,
+    LatentSpace,
+    ModelShape,
+    Space,
+    SpectralGuard,
+    StateHook,
+    build_model,
+)
 from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
+from eddycast.recipes.boundary import boundary_hook
 from eddycast.recipes.recipe import Recipe, recipe_from_dict
 from eddycast.recipes.stored import read_config, read_guard, read_space, read_states
 from eddycast.training import RunDirectory, read_tensors
@@ -57,7 +67,17 @@ class Run:
                 f"{self.name} is an autoencoder, which forecasts nothing: `eddycast reconstruct` shows what it keeps, `eddycast train ... "
                 f"--autoencoder {self.name}` trains an emulator in its latents."
             )
-        return Emulator(self.model, self.space, self.guard)  # type: ignore[arg-type]
+        return Emulator(self.model, self.space, self.guard, self.hook())  # type: ignore[arg-type]
+
+    def hook(self) -> StateHook | None:
+        """Boundary values of its forecasts. Raises: InputError where the recipe names what the training data did not have."""
+        return boundary_hook(
+            self.recipe.boundary,
+            system=str(self.data["attributes"].get("system", "")),
+            fields=[field["name"] for field in self.data["fields"]],
+            parameter_names=self.data["parameter_names"],
+            static_names=self.data.get("static_names") or (),
+        )
 
     def fingerprint(self) -> str:
         """First digits of the SHA-256 of the weights: tells runs apart whatever they are called."""
@@ -71,7 +91,7 @@ class Run:
         return read_states(RunDirectory(self.path), "climatology", (len(self.data["fields"]), *self._shape))
 
     def static_fields(self) -> Tensor | None:
-        """Static fields of the training data, (static, *space), or None."""
+        """Static fields that all training data share, (static, *space), or None."""
         files = RunDirectory(self.path)
         return read_states(files, "static", self._shape) if files.component("static").is_file() else None
 
@@ -82,13 +102,21 @@ class Run:
     def check(self, dataset: Dataset) -> None:
         """Raises: InputError when the run was not trained on data such as these."""
         check_compatible(self.data, dataset, self.name)
-        trained = self.static_fields()
-        count, given = 0 if trained is None else len(trained), 0 if dataset.static is None else len(dataset.static)
-        if count != given:
+        given, trained = list(dataset.static_names), self.data.get("static_names")
+        if trained is None:  # of an earlier version, which kept those that trajectories share, without their names
+            count, given = self.num_static, [] if dataset.static_varies else given
+            trained = given if len(given) == count else [f"number {number}" for number in range(1, count + 1)]
+        if trained != given:
             raise InputError(
-                f"{self.name} was trained with {count} static fields; the data have {given} "
-                f"({', '.join(dataset.static_names) or 'none'}): give data with the same, or train on these."
+                f"{self.name} was trained with {len(trained)} static fields; the data have {len(given)} "
+                f"({', '.join(given) or 'none'}): give data with the same ({', '.join(trained) or 'none'}), or train on these."
             )
+
+    @property
+    def num_static(self) -> int:
+        """Number of static fields of the training data."""
+        fields = None if self.data.get("static_varies") else self.static_fields()
+        return len(self.data.get("static_names") or ()) if fields is None else len(fields)
 
 
 def load_run(path: Path, name: str, device: torch.device | str = "cpu") -> Run:

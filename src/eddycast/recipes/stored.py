@@ -31,6 +31,8 @@ class _Summary:
     cycle: Positive | None
     parameter_names: list[str]
     attributes: dict[str, Any]
+    static_names: list[str] | None = None
+    static_varies: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read_config(files: RunDirectory, name: str) -> tuple[dict[str, Any], ModelSh
         and all(std > 0 for std in shape.parameter_std),
         "shape.cyclic": shape.cyclic == (content.data.cycle is not None),
         "shape.vectors": _pointing(shape, len(grid.axes)),
-        "shape.static": 0 <= shape.static <= 1 + _stored_static(files),
+        "shape.static": 0 <= shape.static <= 1 + _num_static(files, content.data),
     }
     if wrong := [key for key, fine in fits.items() if not fine]:
         raise _edited(files, f"{wrong[0]} does not fit the data that it describes")
@@ -95,7 +97,10 @@ def _pointing(shape: ModelShape, axes: int) -> bool:
     return known and all(axis is None or 0 <= axis < axes for axis in shape.vector_axes)
 
 
-def _stored_static(files: RunDirectory) -> int:
+def _num_static(files: RunDirectory, summary: _Summary) -> int:
+    """Static fields of the training data: kept with the run where all trajectories share them."""
+    if summary.static_varies:
+        return len(summary.static_names or ())
     path = files.component("static")
     return len(read_component(files, "static")["static"]) if path.is_file() else 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eddycast import distributed
-from eddycast.data import Dataset, Normalisation, read_manifest, statistics
+from eddycast.data import Dataset, Normalisation, StaticFields, piece_trajectories, read_manifest, statistics
 from eddycast.emulators import (
     Autoencoding,
     AutoencodingConfig,
@@ -27,6 +27,7 @@ from eddycast.emulators import (
 from eddycast.errors import InputError
 from eddycast.files import staged_directory
 from eddycast.progress import progress_bar
+from eddycast.recipes.boundary import boundary_hook
 from eddycast.recipes.calibration import calibrated, reconstruction_error, validation
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
 from eddycast.recipes.measured import model_shape, sample_windows
@@ -262,7 +263,10 @@ def latent_material(recipe: Recipe, encoder: Run, dataset: Dataset, directory: P
     windows = open_cache(place, encoder, dataset, copies)
     inner = encoder.space.inner
     assert isinstance(inner, Normalisation), "runs are normalised by statistics"
-    windows = replace(windows, static=dataset.static, static_names=dataset.static_names)  # networks average them
+    static = dataset.static
+    if isinstance(static, StaticFields):
+        static = static.taken(piece_trajectories(place))
+    windows = replace(windows, static=static, static_names=dataset.static_names)  # networks average them
     return Material(dataset, encoder.space, inner, IdentitySpace(), windows, encoder)
 
 
@@ -299,7 +303,14 @@ def _train(
     start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
     if start is not None:
         load_weights(model, RunDirectory(start))
-    emulator = Emulator(model, material.space, guard)  # type: ignore[arg-type]
+    hook = boundary_hook(
+        recipe.boundary,
+        system=str(dataset.attributes.get("system", "")),
+        fields=dataset.field_names,
+        parameter_names=dataset.parameter_names,
+        static_names=dataset.static_names,
+    )
+    emulator = Emulator(model, material.space, guard, hook)  # type: ignore[arg-type]
     validate, score_name = validation(emulator, dataset, space, recipe.evaluation), "validation_crps"
     if isinstance(model, Autoencoding):
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"

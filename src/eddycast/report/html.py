@@ -143,6 +143,7 @@ def grade(text: str) -> Level:
     """How good the news of a diagnosis is, from its words; `note` when they do not tell."""
     lower = text.lower()
     failed = r"mode collapse|error growth|guidance instability|analysis divergence|regression to climatology|frozen"
+    failed += r"|(under|over)-dispersion|late spread|window jumps|compounding"
     if re.search(rf"blows up|non-finite|loses to|no spread at all|nothing useful|{failed}", lower):
         return "poor"
     if re.search(r"-dispersed|biased|too (energetic|weak)|wrong spectrum|\btry\b|\bonly\b", lower):

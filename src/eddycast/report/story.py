@@ -16,6 +16,7 @@ from eddycast.report.canvas import inline_svg, is_solver, with_units
 from eddycast.report.curves import calibration, densities, rank_histogram, score_curves, spectra, spread_skill
 from eddycast.report.fields import Panel, field_picture, joined, panels_of, space_time
 from eddycast.report.html import Finding, KeyFigure, Picture, ReportContent, Section, Table, grade, slug, write_report
+from eddycast.report.physics import further_sections
 from eddycast.report.scorecard import (
     comparison_table,
     key_figures,
@@ -180,6 +181,7 @@ def score_sections(scores: Mapping[str, Scores], field: str | None = None) -> li
     sections = [Section(title, tables=tuple(compared), pictures=tuple(curves))]
     if (averages := horizons_table(scores)) is not None:
         sections.append(Section("Over horizons", tables=(averages,)))
+    sections += further_sections(scores, lead, ranks)
     if conventions:
         sections.append(Section("Over all lead times", tables=tuple(conventions)))
     if powers or balance:

@@ -2,7 +2,7 @@
 
 To add one: a file with a `System` (see `protocols.py`; `kuramoto_sivashinsky.py` is an example) and a line in
 `SYSTEMS`. Its tests go to `tests/simulators/`; those of `test_simulate.py` that hold for every system find it through
-`SYSTEMS`.
+`SYSTEMS`. A system that is forced at random has a `forced_flow` as well (`Forced` in `protocols.py`; `sea_surface.py` is an example).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import difflib
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
 from eddycast.simulators.burgers import Burgers
+from eddycast.simulators.channel_flow import ChannelObstacles
 from eddycast.simulators.euler import EulerOpen, EulerPeriodic
 from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
@@ -20,9 +21,22 @@ from eddycast.simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from eddycast.simulators.lorenz_63 import Lorenz63
 from eddycast.simulators.lorenz_96 import Lorenz96
 from eddycast.simulators.navier_stokes import NavierStokes3D
-from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, ParameterInfo, System, SystemInfo, inner_steps
+from eddycast.simulators.protocols import (
+    FieldInfo,
+    Flow,
+    Forced,
+    ForcedFlow,
+    InitialInfo,
+    ParameterInfo,
+    System,
+    SystemInfo,
+    inner_steps,
+)
 from eddycast.simulators.rayleigh_benard import RayleighBenard
+from eddycast.simulators.sea_surface import SeaSurface
 from eddycast.simulators.simulate import Simulation, simulate
+from eddycast.simulators.sine_wave import SineWave
+from eddycast.simulators.spring_mesh import SpringMesh
 from eddycast.simulators.turbulence_gravity_cooling import TurbulenceGravityCooling
 
 SYSTEMS: dict[str, System] = {
@@ -37,6 +51,10 @@ SYSTEMS: dict[str, System] = {
     "turbulence-gravity-cooling": TurbulenceGravityCooling(),
     "euler-multi-quadrants-periodic": EulerPeriodic(),
     "euler-multi-quadrants-open": EulerOpen(),
+    "channel-obstacles": ChannelObstacles(),
+    "sea-surface": SeaSurface(),
+    "spring-mesh": SpringMesh(),
+    "sine-wave": SineWave(),
 }
 
 
@@ -57,10 +75,13 @@ __all__ = [
     "SYSTEMS",
     "AdvectionDiffusion",
     "Burgers",
+    "ChannelObstacles",
     "EulerOpen",
     "EulerPeriodic",
     "FieldInfo",
     "Flow",
+    "Forced",
+    "ForcedFlow",
     "InitialInfo",
     "KolmogorovFlow",
     "KuramotoSivashinsky",
@@ -69,7 +90,10 @@ __all__ = [
     "NavierStokes3D",
     "ParameterInfo",
     "RayleighBenard",
+    "SeaSurface",
     "Simulation",
+    "SineWave",
+    "SpringMesh",
     "System",
     "SystemInfo",
     "TurbulenceGravityCooling",

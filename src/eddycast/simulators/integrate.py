@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,9 @@ from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from eddycast.errors import InputError
 from eddycast.grid import Grid
+from eddycast.noise import MemberNoise
 from eddycast.simulators.blocks import Advance, row_blocks, run_blocks
-from eddycast.simulators.protocols import Flow, System
+from eddycast.simulators.protocols import Flow, Forced, ForcedFlow, System
 
 SAME_INTERVAL = 1e-6
 
@@ -34,6 +37,8 @@ def integrate(
     store: Callable[[Tensor], Tensor] | None = None,
     discard: int = 0,
     observer: Callable[[int], None] | None = None,
+    noise: MemberNoise | None = None,
+    first_step: int = 0,
 ) -> Tensor:
     """States at `times` of the trajectories that start from `state` at time 0.
 
@@ -51,6 +56,8 @@ def integrate(
             from the state itself. Default: all.
         discard: Leading outputs that are not returned: a spin-up, in pieces that report progress.
         observer: Called with the number of outputs done, discarded ones included.
+        noise: Addresses of the random forcing, (*batch), for systems that have one (`Forced`); others ignore it. None: no forcing.
+        first_step: Number of the interval that ends at the first output, part of the address of its forcing; the next have the next.
 
     Returns: (*batch, time, channel, *space), differentiable with respect to `state` and `parameters`. Without
         gradients the memory is that of the result and a few states.
@@ -68,19 +75,24 @@ def integrate(
         raise ValueError(f"state {tuple(state.shape)} must be (*batch, channel, *space) with space {grid.shape}.")
     if parameters.shape[-1] != len(system.info.parameters):
         raise ValueError(f"parameters {tuple(parameters.shape)} must end in {len(system.info.parameters)}.")
+    if not isinstance(system, Forced):
+        noise = None
+    elif noise is not None and noise.batch != state.shape[:-space]:
+        raise ValueError(f"noise {tuple(noise.batch)} must have the batch {tuple(state.shape[:-space])} of the state.")
 
     needs_grad = torch.is_grad_enabled() and (state.requires_grad or parameters.requires_grad)
     advance = _recomputed if checkpoint and needs_grad else _applied
     keep = _itself if store is None else store
     notify = _ignore if observer is None else observer
 
-    def flows_of(rows: Tensor) -> list[Flow | None]:
-        return _flows(system, rows, grid, targets, rounding, state.dtype, state.device, inner_dt)
+    def flows_of(rows: Tensor) -> Sequence[Flow | ForcedFlow | None]:
+        forced = noise is not None
+        return _flows(system, rows, grid, targets, rounding, state.dtype, state.device, inner_dt, forced=forced)
 
     if needs_grad or not (is_plain(state) and is_plain(parameters)):
         outputs: list[Tensor] = []
         with torch.set_grad_enabled(needs_grad):
-            for index, flow in enumerate(flows_of(parameters)):
+            for index, flow in enumerate(_bound(flows_of(parameters), noise, first_step)):
                 state = state if flow is None else advance(flow, state)
                 if index >= discard:
                     outputs.append(keep(state))
@@ -108,15 +120,17 @@ def integrate(
                 notify(next(done))
                 return True
 
-            follow(flows_of(parameters), state, result, tell)
+            follow(_bound(flows_of(parameters), noise, first_step), state, result, tell)
             return result
 
         rows, flat = state.reshape(-1, *state.shape[-space:]), result.reshape(-1, *result.shape[-space - 1 :])
         columns = parameters.reshape(-1, parameters.shape[-1])
+        addresses = None if noise is None else noise.flatten()
         shared = flows_of(columns[0]) if bool((columns == columns[0]).all()) else None
 
         def one(block: slice, advance: Advance) -> None:
-            follow(shared or flows_of(columns[block]), rows[block], flat[block], advance)
+            own = None if addresses is None else addresses.select(block)
+            follow(_bound(shared or flows_of(columns[block]), own, first_step), rows[block], flat[block], advance)
 
         run_blocks(one, blocks, threads=min(torch.get_num_threads(), len(blocks)), total=len(targets), observer=notify)
         return result
@@ -140,10 +154,13 @@ def _flows(
     dtype: torch.dtype,
     device: torch.device,
     inner_dt: float | None,
-) -> list[Flow | None]:
-    """The flow that leads to each target from the one before; None where no time passes."""
-    flows: dict[float, Flow] = {}
-    chain: list[Flow | None] = []
+    *,
+    forced: bool,
+) -> Sequence[Flow | ForcedFlow | None]:
+    """The flow that leads to each target from the one before, with its random forcing or without; None where no time passes."""
+    build = system.forced_flow if forced and isinstance(system, Forced) else system.flow
+    flows: dict[float, Flow | ForcedFlow] = {}
+    chain: list[Flow | ForcedFlow | None] = []
     reached = 0.0
     for target in targets:
         if not target > reached:
@@ -155,10 +172,20 @@ def _flows(
         if known:
             interval = known[0]
         else:
-            flows[interval] = system.flow(parameters, grid, interval, dtype=dtype, device=device, inner_dt=inner_dt)
+            flows[interval] = build(parameters, grid, interval, dtype=dtype, device=device, inner_dt=inner_dt)
         chain.append(flows[interval])
         reached += interval
     return chain
+
+
+def _bound(flows: Sequence[Any], noise: MemberNoise | None, first_step: int) -> list[Flow | None]:
+    """Maps of the state alone: those of a forced system with the noise of its rows, each with the number of its step."""
+    if noise is None:
+        return list(flows)
+    return [
+        None if flow is None else partial(flow, noise=noise, step=first_step + index)
+        for index, flow in enumerate(flows)
+    ]
 
 
 def uniform_times(dt: float, num_outputs: int, *, start: int = 1) -> Tensor:

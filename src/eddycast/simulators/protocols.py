@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,33 @@ from eddycast.grid import Grid
 from eddycast.noise import MemberNoise
 
 Flow = Callable[[Tensor], Tensor]
+
+
+class BoundaryValues(Protocol):
+    """What a system knows of its states at the boundary, whatever happens inside."""
+
+    def __call__(
+        self,
+        states: Tensor,
+        *,
+        start: Tensor,
+        parameters: Tensor,
+        static: Mapping[str, Tensor],
+        time: Tensor,
+        grid: Grid,
+    ) -> Tensor:
+        """The states with those values; all others as they are, and applied again it changes nothing.
+
+        Args:
+            states: (batch, time, channel, *space).
+            start: State at the start of the forecast, (batch, channel, *space).
+            parameters: (batch, P).
+            static: Static fields by name, each (batch, *space).
+            time: Of each state, in time units, (batch, time), float64. It counts from the start of the run, spin-up included, where the
+                system is not `autonomous`, otherwise from the first state of the data.
+            grid: Of the states.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +58,8 @@ class FieldInfo:
 class ParameterInfo:
     """One scalar parameter: `default` inside the closed range [low, high] in which the solver is meant to work.
 
-    `whole` says that it takes whole numbers only (and so has no derivative).
+    `whole` says that it takes whole numbers only (and so has no derivative); `label` that such a number names a random draw (a
+    geometry) and measures nothing: left out, it is drawn from the whole range for each trajectory.
     """
 
     name: str
@@ -41,6 +69,7 @@ class ParameterInfo:
     units: str = "1"
     long_name: str = ""
     whole: bool = False
+    label: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +110,9 @@ class SystemInfo:
             (P,), and the grid, (*space).
         regrid: From states (*batch, channel, *space) and other numbers of points to the states there, for systems whose points are
             cells; raises InputError for numbers that it cannot treat. None: by Fourier series.
+        boundary_values: What forecasts of the system keep at its boundary; None for nothing.
+        autonomous: False where the equation depends on time itself. The clock of its data then begins at the start of the run, so that
+            the first state stands at `spin_up`, otherwise at that state.
     """
 
     name: str
@@ -98,6 +130,8 @@ class SystemInfo:
     initial: tuple[InitialInfo, ...] = ()
     static: Mapping[str, Callable[[Tensor, Grid], Tensor]] = field(default_factory=dict)
     regrid: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None
+    boundary_values: BoundaryValues | None = None
+    autonomous: bool = True
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -165,6 +199,47 @@ class System(Protocol):
 
     def chaotic(self, parameters: Tensor) -> Tensor:
         """True where runs are known, or can be expected, to be chaotic, for parameters (*batch, P): bool (*batch)."""
+        ...
+
+
+class ForcedFlow(Protocol):
+    """The map of states over a fixed duration under random forcing, one realisation for each address."""
+
+    def __call__(self, state: Tensor, noise: MemberNoise, step: int) -> Tensor:
+        """States (*batch, channel, *space) one duration later.
+
+        Args:
+            state: (*batch, channel, *space).
+            noise: Addresses of the batch, (*batch).
+            step: Number of this step along the trajectory. Every draw has the key (step, inner step, site), so that increments of
+                different steps are independent and those of the same step are the same in any batch, process or restart.
+        """
+        ...
+
+
+@runtime_checkable
+class Forced(Protocol):
+    """What a `System` has beside its `flow` when it is forced at random, white in time.
+
+    The two describe one Markov process: `flow` is its map without the forcing, pure as everywhere (for a linear system that is the
+    conditional mean), `forced_flow` the process itself. `simulate` and forecasts of the solver follow the latter.
+    """
+
+    def forced_flow(
+        self,
+        parameters: Tensor,
+        grid: Grid,
+        duration: float,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        inner_dt: float | None = None,
+    ) -> ForcedFlow:
+        """As `System.flow`, with the forcing. What depends on neither state nor noise is computed here, once.
+
+        The law of the result does not depend on how a time is cut into durations (exactly, or to the order of the scheme); the realisation
+        does.
+        """
         ...
 
 

@@ -36,8 +36,8 @@ class Simulation:
         time_units: Unit of time, `1` where the problem is dimensionless.
         attributes: Provenance and known properties (system, equation, scheme, seed, steps, Lyapunov time), plain
             values.
-        static: Fields of the equation that do not change in time and are the same in all trajectories, by name, each (*space) on
-            the grid of the states.
+        static: Fields of the equation that do not change in time, by name, on the grid of the states: (*space) where they are the same in
+            all trajectories of the seed, otherwise (trajectory, *space).
     """
 
     states: Tensor
@@ -57,7 +57,8 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
     Args:
         system: Whose parameters.
         values: A number holds for all trajectories, a pair (low, high) is drawn uniformly for each (among the whole
-            numbers low to high for a `whole` parameter); what is not named has its default.
+            numbers low to high for a `whole` parameter); what is not named has its default, or is drawn from its whole range where it
+            is a `label`.
         noise: Addresses of the trajectories, (trajectory,).
 
     Raises: InputError for an unknown name, a value outside the system's range, or low > high.
@@ -71,12 +72,12 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
     uniform = noise.uniform((len(info.parameters),), key=(0, 0, "parameters"), dtype=torch.float64)
     columns = []
     for column, parameter in enumerate(info.parameters):
-        value = values.get(parameter.name, parameter.default)
-        low, high = value if isinstance(value, tuple) else (value, value)
+        value = values.get(parameter.name, (parameter.low, parameter.high) if parameter.label else parameter.default)
+        low, high = value if isinstance(value, tuple | list) else (value, value)
         if not parameter.low <= low <= high <= parameter.high:
             raise InputError(
                 f"{parameter.name} must lie within {parameter.low:g} to {parameter.high:g} with low <= high; "
-                f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple) else ".")
+                f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple | list) else ".")
             )
         if parameter.whole and not (float(low).is_integer() and float(high).is_integer()):
             raise InputError(
@@ -181,9 +182,10 @@ def simulate(
                 progress(before + size * (round(spun * spin_up_steps) + max(0, done - discarded)), total)
 
         with torch.no_grad():
-            state = system.initial(values[rows], grid, noise.select(rows), dtype=dtype, device=device)
+            own = noise.select(rows)
+            state = system.initial(values[rows], grid, own, dtype=dtype, device=device)
             result = integrate(
-                system, state, values[rows], grid, times, inner_dt=inner_dt, discard=discarded, observer=report,
+                system, state, values[rows], grid, times, inner_dt=inner_dt, discard=discarded, observer=report, noise=own,
                 store=None if stored is grid else lambda fine: (info.regrid or resample)(fine, stored.shape),
             )  # fmt: skip
         states[part] = result[:size]
@@ -205,7 +207,7 @@ def simulate(
         time_units=info.time_units,
         attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype)
         | ({} if stored is grid else {"solver_shape": list(grid.shape)}),
-        static=_shared_fields(system, values, stored),
+        static=_static_fields(system, values, wanted, stored),
     )
 
 
@@ -214,23 +216,23 @@ def _coarser(system: System, grid: Grid, shape: tuple[int, ...], parameters: Ten
     if len(shape) != len(grid.axes) or not all(2 <= few <= many for few, many in zip(shape, grid.shape, strict=True)):
         raise InputError(f"store_shape must have one size per axis, each from 2 to that of {grid.shape}; got {shape}.")
     if system.info.regrid is not None:
-        if any(many % few for few, many in zip(shape, grid.shape, strict=True)):
-            raise InputError(
-                f"{system.info.name} stores averages over blocks of cells: {shape} must divide {grid.shape}."
-            )
+        system.info.regrid(torch.ones((len(system.info.fields), *grid.shape)), shape)
         return system.grid(shape, parameters)
     if not all(grid.periodic):
         raise InputError("store_shape truncates Fourier series, so it needs periodic axes: leave it out.")
     return periodic_box(grid, shape)
 
 
-def _shared_fields(system: System, values: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """Static fields of the equation that are the same for all `values` (trajectory, P)."""
+def _static_fields(system: System, values: Tensor, wanted: range, grid: Grid) -> dict[str, Tensor]:
+    """Static fields of the equation: (*space) where they are the same for all `values` (trajectory, P), else those of `wanted`."""
     found = {}
+    different, rows = values.unique(dim=0, return_inverse=True)
     for name, build in system.info.static.items():
-        fields = [build(one, grid) for one in values.unique(dim=0)]
-        if all(torch.equal(other, fields[0]) for other in fields[1:]):
-            found[name] = fields[0]
+        first = build(different[0], grid)
+        if all(torch.equal(build(one, grid), first) for one in different[1:]):
+            found[name] = first
+        else:
+            found[name] = torch.stack([build(different[rows[number]], grid) for number in wanted])
     return found
 
 

@@ -16,6 +16,7 @@ from eddycast.data import Dataset, WindowBatches
 from eddycast.emulators import Space, Stage
 from eddycast.errors import InputError
 from eddycast.files import leftovers
+from eddycast.networks import batch_norms
 from eddycast.training.average import WeightAverage
 from eddycast.training.checkpoint import Position, read_position, restore, save_checkpoint
 from eddycast.training.files import RunDirectory
@@ -68,9 +69,11 @@ class Training:
         With `resume` the run goes on from its last checkpoint; the weights at the end are bit by bit those of a run that was not
         interrupted, on the same machine with the same number of threads.
 
-        Raises: InputError when what is there belongs to other settings, or a batch has fewer windows than there are passes of
-            processes to share it; FloatingPointError with a diagnosis when the loss is no
-            longer finite, the last checkpoint being as it was. KeyboardInterrupt leaves a checkpoint.
+        Only the module of the stage is in training mode: what an earlier stage has trained stays as it is used.
+
+        Raises: InputError when what is there belongs to other settings, a batch has fewer windows than there are passes of
+            processes to share it, or several processes would train a network with batch norm; FloatingPointError with a diagnosis
+            when the loss is no longer finite, the last checkpoint being as it was. KeyboardInterrupt leaves a checkpoint.
         """
         if not distributed.is_first():
             self.observer = SilentObserver()
@@ -79,6 +82,11 @@ class Training:
             raise InputError(
                 f"A batch of {self.settings.batch_size} windows cannot be shared by {distributed.size()} processes with "
                 f"{self.settings.accumulate} passes each: raise training.batch_size, or start fewer processes."
+            )
+        if distributed.size() > 1 and any(batch_norms(stage.module) for stage in self.stages):
+            raise InputError(
+                f"Batch norm needs the whole batch, which {distributed.size()} processes would share: "
+                "start one process, or set the norm of the network to channel."
             )
         try:
             return self._run(*self._start(resume))
@@ -159,6 +167,7 @@ class Training:
             rank=distributed.rank(),
             ranks=distributed.size(),
         )
+        self.model.eval()
         runner = StageRunner(stage, self.space, batches, settings, seed)
         if tensors:
             restore(tensors, updates, self.model, runner.optimisers, runner.average)
@@ -230,7 +239,7 @@ class Training:
                 with nullcontext() if runner.average is None else runner.average.applied():
                     score = self.validate()
             finally:
-                self.model.train()
+                runner.stage.module.train()
         return distributed.from_first(score)
 
     def _num_steps(self, stage: Stage, runner: StageRunner) -> int:
