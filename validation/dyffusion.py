@@ -4,7 +4,8 @@ Lorenz-63 (windows of 8 steps of 0.05, forecasts of 32), sine waves whose direct
 surface temperature on 32 x 32 points (7 days, 7, no rollout, as published), spring mesh (16 steps of 0.0625, 96: six windows of 16, as
 the published six windows of 134). Forecasts start from the first state of each test trajectory.
 
-CRPS is in standard deviations of the field: fair, and with the ensemble counted as it is ("biased", as published). MSE is that of the
+CRPS is in standard deviations of the field: fair, and with the ensemble counted as it is ("biased"; "published" is that in the data's
+own units). MSE is that of the
 ensemble mean in the data's own units, spread-skill the published mean of ratios (variance with ddof 0; one ratio for each case and lead)
 and the corrected ratio of means. Intervals are standard errors over cases, differences paired by case. What was tuned (the perturbation)
 was tuned on the validation split.
@@ -51,7 +52,9 @@ def scores_of(states: Tensor, truth: Tensor, std: Tensor) -> dict[str, Tensor]:
     rows = {"mse": (mean - truth).square().mean(dim=axes)}
     if members == 1:
         rows["crps"] = rows["crps_biased"] = ((states[0] - truth).abs() / width).mean(dim=axes)
+        rows["crps_published"] = (states[0] - truth).abs().mean(dim=axes)
         return rows
+    rows["crps_published"] = metrics.crps(states, truth, fair=False).mean(dim=axes)
     for name, fair in (("crps", True), ("crps_biased", False)):
         rows[name] = (metrics.crps(states, truth, fair=fair) / width).mean(dim=axes)
     variance = states.var(dim=0, correction=0)
@@ -66,7 +69,7 @@ def scores_of(states: Tensor, truth: Tensor, std: Tensor) -> dict[str, Tensor]:
 def summary(rows: dict[str, Tensor]) -> dict[str, Any]:
     """Means with standard errors over cases, values of each case, and curves over leads."""
     found: dict[str, Any] = {}
-    for name in ("crps", "crps_biased", "mse", "ssr_published", "inside_80"):
+    for name in ("crps", "crps_biased", "crps_published", "mse", "ssr_published", "inside_80"):
         if name in rows:
             cases = rows[name].mean(dim=1)
             found[name] = cases.mean().item()
@@ -89,13 +92,13 @@ def row_of(
     forecaster: api.Forecaster,
     std: Tensor,
     *,
+    steps: int,
     seed: int,
     members: int = MEMBERS,
     split: str = "test",
     overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One forecast: scores, passes and seconds."""
-    steps = forecast_steps(dataset)
     initial = dataset.initial(split, start=0, leads=1)
     initial = initial.select(range(min(CASES, len(dataset.segments(split)))))
     wall, cpu = time.monotonic(), time.process_time()
@@ -113,12 +116,11 @@ def row_of(
     }
 
 
-STEPS = {"lorenz-63": 32, "sine-wave": 32, "sea-surface": 7, "spring-mesh": 96}
-
-
-def forecast_steps(dataset: api.Dataset) -> int:
-    """Steps of a forecast of this system."""
-    return STEPS[dataset.attributes["system"]]
+def forecast_steps(runs: Forecasters) -> int:
+    """Steps of a forecast: those of the recipe of the first run."""
+    run = next(iter(runs.values())).run
+    assert run is not None
+    return run.recipe.evaluation.steps
 
 
 def say(name: str, row: dict[str, Any]) -> None:
@@ -159,50 +161,53 @@ def is_single(forecaster: api.Forecaster) -> bool:
 
 def methods(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
     """Every emulator on the same cases, with what one network for all leads gives besides dropout, the baselines and the exact law."""
-    std, rows = field_std(dataset), {}
+    std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
-        rows[name] = row_of(dataset, forecaster, std, seed=seed, members=1 if is_single(forecaster) else MEMBERS)
+        rows[name] = row_of(
+            dataset, forecaster, std, steps=steps, seed=seed, members=1 if is_single(forecaster) else MEMBERS
+        )
         say(name, rows[name])
         if is_window_regression(forecaster):
-            rows |= others_of_dropout(dataset, forecaster, std, seed)
+            rows |= others_of_dropout(dataset, forecaster, std, steps, seed)
     for name in ("baseline:persistence", "baseline:climatology"):
         members = MEMBERS if name.endswith("climatology") else 1
-        rows[name] = row_of(dataset, api.load(name), std, seed=seed, members=members)
+        rows[name] = row_of(dataset, api.load(name), std, steps=steps, seed=seed, members=members)
         say(name, rows[name])
-    oracle = exact_row(dataset, std, seed)
+    oracle = exact_row(dataset, std, steps, seed)
     if oracle is not None:
         rows["exact law"] = oracle
         say("exact law", oracle)
     return {"dyffusion_rows": rows, "contrasts": contrasts(rows, next(iter(runs))), "note": "done"}
 
 
-def others_of_dropout(dataset: api.Dataset, forecaster: api.Forecaster, std: Tensor, seed: int) -> dict[str, Any]:
+def others_of_dropout(
+    dataset: api.Dataset, forecaster: api.Forecaster, std: Tensor, steps: int, seed: int
+) -> dict[str, Any]:
     """The same network with perturbed starts, their size chosen on the validation split, and without any noise."""
     tuned = {
         size: row_of(
-            dataset, forecaster, std, seed=seed, members=16, split="valid",
+            dataset, forecaster, std, steps=steps, seed=seed, members=16, split="valid",
             overrides={"ensemble": "perturbation", "perturbation": size},
         )["crps"]
         for size in PERTURBATIONS
     }  # fmt: skip
     best = min(tuned, key=lambda size: tuned[size])
     perturbed = row_of(
-        dataset, forecaster, std, seed=seed, overrides={"ensemble": "perturbation", "perturbation": best}
+        dataset, forecaster, std, steps=steps, seed=seed, overrides={"ensemble": "perturbation", "perturbation": best}
     )
     perturbed["validation_crps"] = tuned
-    plain = row_of(dataset, forecaster, std, seed=seed, members=1, overrides={"ensemble": "none"})
+    plain = row_of(dataset, forecaster, std, steps=steps, seed=seed, members=1, overrides={"ensemble": "none"})
     say(f"perturbation {best:g}", perturbed)
     say("no noise", plain)
     return {"perturbation": perturbed, "one network for all leads, no noise": plain}
 
 
-def exact_row(dataset: api.Dataset, std: Tensor, seed: int) -> dict[str, Any] | None:
+def exact_row(dataset: api.Dataset, std: Tensor, steps: int, seed: int) -> dict[str, Any] | None:
     """The law of the future itself, given the first state, where it is known."""
     system = dataset.attributes["system"]
     law = {"sea-surface": sea_surface_law, "sine-wave": sine_wave_law}.get(system)
     if law is None:
         return None
-    steps = forecast_steps(dataset)
     cases = [part.trajectory for part in dataset.segments("test")[:CASES]]
     truth = torch.stack([dataset.read(one, 1, 1 + steps) for one in cases])
     start = torch.stack([dataset.read(one, 0, 1)[0] for one in cases])
@@ -212,9 +217,9 @@ def exact_row(dataset: api.Dataset, std: Tensor, seed: int) -> dict[str, Any] | 
 
 def runs_alone(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
     """Runs that differ in one setting, as they are; of interpolators their own score too."""
-    std, rows = field_std(dataset), {}
+    std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
-        rows[name] = row_of(dataset, forecaster, std, seed=seed)
+        rows[name] = row_of(dataset, forecaster, std, steps=steps, seed=seed)
         assert forecaster.run is not None
         if isinstance(forecaster.run.model, DYffusion):
             rows[name]["interpolator_crps"] = interpolator_crps(dataset, forecaster, std, seed)
@@ -224,7 +229,7 @@ def runs_alone(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, 
 
 def sampling(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
     """One emulator, many ways to sample it."""
-    std, rows = field_std(dataset), {}
+    std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
         assert forecaster.run is not None
         model = forecaster.run.model
@@ -249,7 +254,9 @@ def sampling(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
         if not config.extra:
             del variants["cold, whole steps only"]
         here = {
-            f"{name}: {label}": row_of(dataset, forecaster, std, seed=seed, members=FEWER, overrides=chosen)
+            f"{name}: {label}": row_of(
+                dataset, forecaster, std, steps=steps, seed=seed, members=FEWER, overrides=chosen
+            )
             for label, chosen in variants.items()
         }
         for label, row in here.items():
@@ -273,7 +280,7 @@ class Noisier(Interpolator):
 
 def degraded(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
     """Noise on what the interpolator says, in a forecast: its own score, and that of the forecast."""
-    std, rows = field_std(dataset), {}
+    std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
         assert forecaster.run is not None
         model = forecaster.run.model
@@ -290,7 +297,7 @@ def degraded(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
             other = copy.copy(forecaster)
             object.__setattr__(other, "run", run)
             label = f"{name}: noise {size:g}"
-            rows[label] = row_of(dataset, other, std, seed=seed, members=FEWER)
+            rows[label] = row_of(dataset, other, std, steps=steps, seed=seed, members=FEWER)
             rows[label]["interpolator_crps"] = interpolator_crps(dataset, other, std, seed)
             say(label, rows[label])
     return {"dyffusion_rows": rows, "note": "done"}

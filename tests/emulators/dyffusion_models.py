@@ -54,7 +54,7 @@ def one_line(kind: str = "dropout", *, rate: float = 0.3, **settings) -> DYffusi
     model.interpolator.network.backbone = OneLine(
         rate if kind == "dropout" else 0.0, outputs=2 if kind == "bridge" else 1
     )
-    model.forecaster.backbone = OneLine()
+    model.forecaster.backbone = Noisy() if model.config.loss == "crps" else OneLine()
     if kind == "noise":
         model.interpolator.network.backbone = Noisy()
     for network in (model.interpolator.network, model.forecaster):

@@ -23,10 +23,10 @@ SHARINGS = ("independent", "step", "window", "rollout")
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_member_is_the_same_in_any_batch_order_and_chunk(kind, sharing):
+@pytest.mark.parametrize(("kind", "criterion"), [*((kind, "absolute") for kind in KINDS), ("bridge", "crps")])
+def test_a_member_is_the_same_in_any_batch_order_and_chunk(kind, criterion, sharing):
     """Bit by bit: these networks treat each number alone, so that only its noise could tell."""
-    model = one_line(kind, sharing=sharing)
+    model = one_line(kind, sharing=sharing, loss=criterion)
     context, here, leads = normal(1, 1, 1, 3), conditions(1), torch.tensor([0.5, 1, 2, 4, 5.25, 9])
 
     def forecast(members: list[int], chunk: int = 256) -> torch.Tensor:
@@ -77,9 +77,10 @@ def test_sharing_is_counted_in_distinct_draws(sharing, draws, kind):
     assert all(site.startswith("interpolator") for _, _, site in spy.keys)
 
 
+@pytest.mark.parametrize("settings", [{"conditioning": "data+noise"}, {"loss": "crps"}])
 @pytest.mark.parametrize(("sharing", "draws"), [("independent", 2 * 5), ("step", 2 * 5), ("window", 2), ("rollout", 1)])
-def test_noise_of_the_condition_is_shared_likewise(sharing, draws):
-    model = one_line("dropout", horizon=5, sharing=sharing, conditioning="data+noise")
+def test_noise_of_the_forecaster_is_shared_likewise(sharing, draws, settings):
+    model = one_line("dropout", horizon=5, sharing=sharing, **settings)
     spy = Spy.of(addresses(2))
     list(rollout(model, normal(2, 1, 1, 3), conditions(2), torch.arange(1, 11), noise=spy))
     assert len({key for key in spy.keys if key[2] == "forecaster"}) == draws
@@ -235,11 +236,12 @@ def test_all_passes_of_one_objective_have_masks_of_their_own():
     assert not any(torch.equal(one[2], other[2]) for one, other in zip(masks.given, later.given, strict=True))
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize(("stage", "criterion"), [(0, "absolute"), (1, "absolute"), (1, "crps")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_of_a_batch_have_the_loss_of_the_whole(kind, stage):
+def test_parts_of_a_batch_have_the_loss_of_the_whole(kind, stage, criterion):
     """Masks, steps, noise fields and coins included; every part sees its own rows of what one pass would see."""
-    model = build(kind, network=interpolator("dropout").network, conditioning="data+noise", start_share=0.2)
+    settings = {"conditioning": "data+noise", "start_share": 0.2, "ahead": "any", "loss": criterion}
+    model = build(kind, network=interpolator("dropout").network, **settings)
     whole, masks = loss(model, stage, batch(model))
     parts = [loss(model, stage, batch(model, first=first, count=count)) for first, count in ((0, 1), (1, 3), (4, 2))]
     joined = sum(count / 6 * part[0] for count, part in zip((1, 3, 2), parts, strict=True))

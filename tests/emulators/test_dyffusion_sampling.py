@@ -98,10 +98,18 @@ def test_without_noise_all_members_are_one(sampler, sharing):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("conditioning", "same"), [("none", True), ("data", True), ("data+noise", False)])
-def test_the_first_forecast_of_the_end_has_no_spread(kind, conditioning, same):
-    """At n = 0 no noise has entered: spread over skill is exactly 0; with `data+noise` it has, by the condition. Later it grows."""
-    model = one_line(kind, conditioning=conditioning)
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"conditioning": "none"}, True),
+        ({"conditioning": "data"}, True),
+        ({"conditioning": "data+noise"}, False),
+        ({"loss": "crps"}, False),
+    ],
+)
+def test_the_first_forecast_of_the_end_has_no_spread(kind, settings, same):
+    """At n = 0 no noise has entered: spread over skill is exactly 0, unless the forecaster itself is shown noise. Later it grows."""
+    model = one_line(kind, **settings)
     said = []
     forecast = model.forecast
     model.forecast = lambda *given: said.append(forecast(*given)) or said[-1]  # type: ignore[method-assign]
@@ -112,6 +120,53 @@ def test_the_first_forecast_of_the_end_has_no_spread(kind, conditioning, same):
     assert (spread[0] == 0) == same
     assert min(spread[1:]) > 1e-4
     assert crps(said[0], normal(1, 6, seed=2)).isfinite().all()
+
+
+# What the ensemble is
+
+
+def spread_of_a_process(sampler: str, *, fresh: bool, random: bool) -> list[float]:
+    """Deviation of an ensemble over the true one at leads 1 ... 6 of x' = 0.9 x + noise of unit stationary variance, exact I and F.
+
+    F is the mean of the end given the state, or with `random` a draw from its law.
+    """
+    phi, horizon, members = 0.9, 6, 20_000
+    start = torch.ones(members, dtype=torch.float64)
+    drawn: dict[int, torch.Tensor] = {}
+    ends = iter(range(1000, 2000))
+
+    def interpolate(end, time, draw):
+        s = float(time)
+        cov = torch.tensor([[1, phi**horizon], [phi**horizon, 1]], dtype=torch.float64)
+        cross = torch.tensor([phi**s, phi ** (horizon - s)], dtype=torch.float64)
+        weight = torch.linalg.solve(cov, cross)
+        noise = drawn.setdefault(draw if fresh else 0, normal(members, seed=draw if fresh else 0))
+        return weight[0] * start + weight[1] * end + (1 - weight @ cross).sqrt() * noise
+
+    def forecast(x, time):
+        left = phi ** (horizon - time)
+        return left * x + (math.sqrt(1 - left**2) * normal(members, seed=next(ends)) if random else 0)
+
+    path = sample_window(
+        start, tuple(map(float, range(horizon))), float(horizon), forecast, interpolate, sampler=sampler, fresh=fresh
+    )
+    states = [*path.states, path.end]
+    return [state.std().item() / math.sqrt(1 - phi ** (2 * lead)) for lead, state in enumerate(states, start=1)]
+
+
+def test_naive_steps_with_a_forecaster_of_laws_draw_from_the_process():
+    """Each step is then a draw of the next state given this one: spread over skill 1 at every lead, within 5 standard errors."""
+    assert spread_of_a_process("naive", fresh=True, random=True) == pytest.approx([1] * 6, abs=5 / (2 * 20_000) ** 0.5)
+
+
+def test_a_forecaster_of_means_makes_ensembles_of_other_spreads():
+    """Known biases, with exact networks: the published cold steps gather noise, all others lose what the last mean has not."""
+    published = spread_of_a_process("cold", fresh=True, random=False)
+    assert published[4] > 2 and published[5] > 1.5
+    shared = spread_of_a_process("cold", fresh=False, random=False)
+    assert shared[:4] == pytest.approx([1] * 4, abs=0.09) and 0.65 < shared[5] < 0.85
+    naive = spread_of_a_process("naive", fresh=True, random=False)
+    assert naive == sorted(naive, reverse=True) and 0.5 < naive[5] < 0.7
 
 
 # The real networks

@@ -85,6 +85,20 @@ def test_loss_of_the_forecaster_is_that_of_the_sheet(weight, criterion, variable
     assert len(said) == (2 if weight else 1), "no second pass for nothing"
 
 
+def test_members_of_the_forecaster_are_scored_together():
+    """With noise of its own: three members from the same interpolated state, then each from its own; the fair CRPS of both."""
+    model = one_line("noise", loss="crps", members=3, fairness=1.0, lookahead=0.4, variable="state")
+    x, said = windows(model, 50), forecasts(model)
+    loss = model.stages()[1].objective(batch(x)).item()
+    (state, time, start, answer), (later, _, _, again) = said
+    states = state.unflatten(0, (3, 50))
+    assert torch.equal(states[0], states[1]) and torch.equal(start.unflatten(0, (3, 50))[2], x[:, 0])
+    assert not torch.equal(*later.unflatten(0, (3, 50))[:2])
+    first, second = (crps(each.unflatten(0, (3, 50)), x[:, 4]).mean(dim=(1, 2)) for each in (answer, again))
+    counted = torch.where(time[:50] < 3, second * 4 / 3, 0.0)
+    assert loss == pytest.approx((0.6 * first + 0.4 * counted).mean().item(), rel=1e-10)
+
+
 def test_the_last_step_has_no_second_term():
     model = one_line("dropout", lookahead=1.0)
     x = windows(model, 40)
@@ -113,13 +127,13 @@ def test_steps_are_drawn_from_their_law(share):
     assert again == pytest.approx([1 / 3] * 3, abs=5 * 0.5 / (now == 0).sum().item() ** 0.5)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(("criterion", "checkpoint"), [("squared", False), ("squared", True), ("crps", False)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_of_the_forecaster_goes_through_the_interpolator(kind, checkpoint):
+def test_gradient_of_the_forecaster_goes_through_the_interpolator(kind, criterion, checkpoint):
     """Along one direction of its weights against the difference quotient, masks open; without that path it would be another."""
     network = UNetConfig(channels=(4,), blocks=1, kernel=3, embedding=6, dropout=0.2, checkpoint=checkpoint)
     settings = InterpolatorConfig(noise=kind, network=network)
-    model = build(kind, interpolator=settings, network=network, lookahead=0.7, loss="squared")
+    model = build(kind, interpolator=settings, network=network, lookahead=0.7, loss=criterion)
     x, (_, stage) = windows(model, 8), model.stages()
     weights = list(stage.module.parameters())
     direction = [normal(*weight.shape, seed=90 + number) for number, weight in enumerate(weights)]
@@ -148,8 +162,8 @@ def test_gradient_of_the_forecaster_goes_through_the_interpolator(kind, checkpoi
     assert all(weight.grad is None for weight in model.interpolator.parameters())
     inside = model.interpolator.drawn
 
-    def cut(start, end, time, part):
-        return inside(start, end.detach(), time, part)
+    def cut(start, end, *given):
+        return inside(start, end.detach(), *given)
 
     model.interpolator.drawn = cut  # type: ignore[method-assign]
     assert abs(slope() - quotient) > 1e-3 * abs(quotient)
@@ -243,6 +257,8 @@ def test_masks_without_a_layer_that_drops_are_refused():
     for wrong in ({"members": 1}, {"noise_channels": 0}):
         with pytest.raises(ValueError, match="members >= 2 and noise_channels >= 1"):
             InterpolatorConfig("noise", **wrong)
+        with pytest.raises(ValueError, match="members >= 2 and noise_channels >= 1"):
+            DYffusionConfig(loss="crps", **wrong)
 
 
 # Learning

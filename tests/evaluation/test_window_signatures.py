@@ -140,7 +140,7 @@ def test_a_healthy_rollout_shows_nothing(sound):
         assert name in scores.table()
 
 
-@pytest.mark.parametrize("cases, draws, most", [(12, 24, 1), (3, 24, 1)])
+@pytest.mark.parametrize("cases, draws, most", [(12, 12, 0), (3, 12, 1)])
 def test_reliable_rollouts_are_hardly_ever_accused(cases, draws, most):
     alarms = []
     for seed in range(draws):

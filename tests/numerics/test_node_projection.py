@@ -1,11 +1,9 @@
-"""Direct solution of block tridiagonal systems; projection and transport on the nodes of a channel; residuals of a flow."""
+"""Direct solution of block tridiagonal systems; projection and transport on the nodes of a channel."""
 
 import pytest
 import torch
 
-from eddycast.grid import Axis, Grid
 from eddycast.numerics.block_tridiagonal import factorise
-from eddycast.numerics.flow_residuals import divergence, no_slip_residual
 from eddycast.numerics.node_projection import cell_divergence, cell_divergence_transpose, node_projection
 from eddycast.numerics.node_transport import node_pressure, node_tendency
 
@@ -164,29 +162,8 @@ def test_pressure_on_nodes_is_exact_for_planes_and_blind_to_chequerboards():
     assert seen[1:-1].abs().max() < 1e-12 and seen[:, 1:-1].abs().max() < 1e-12  # all but the four corners
 
 
-def grid_of(shape, spacing):
-    axes = (
-        Axis(name, tuple(step * k for k in range(n)), ("wall", "wall"))
-        for name, n, step in zip("xy", shape, spacing, strict=True)
-    )
-    return Grid(tuple(axes))
-
-
-def test_residuals_of_a_flow():
-    """Divergence of a known field with a third channel beside it; the mean square speed at nodes that should rest."""
-    grid = grid_of((9, 7), OBLONG)
-    x, y = (torch.tensor(axis.coordinates, dtype=DOUBLE) for axis in grid.axes)
-    ones = torch.ones(9, 7, dtype=DOUBLE)
-    states = torch.stack([2 * x[:, None] * ones, -3 * y * ones, 100 * ones]).expand(4, 5, 3, 9, 7)
-    found = divergence(states, grid)
+def test_divergence_of_a_known_field():
+    x, y = OBLONG[0] * torch.arange(9, dtype=DOUBLE)[:, None], OBLONG[1] * torch.arange(7, dtype=DOUBLE)
+    velocity = torch.stack([2 * x + 5 * y, -3 * y + 7 * x]).expand(4, 5, 2, 9, 7)
+    found = cell_divergence(velocity, OBLONG)
     assert found.shape == (4, 5, 8, 6) and (found + 1).abs().max() < 1e-12
-    mask = torch.zeros(4, 1, 9, 7)
-    mask[1:, :, 2, 3] = mask[1:, :, 4, 3] = 1
-    residual = no_slip_residual(states, mask)
-    speeds = [4 * x[k] ** 2 + 9 * y[3] ** 2 for k in (2, 4)]
-    assert residual.shape == (4, 5) and not residual[0].any()
-    assert torch.allclose(residual[1:], ((speeds[0] + speeds[1]) / 2).sqrt().expand(3, 5))
-    with pytest.raises(ValueError, match="bounded"):
-        divergence(states[..., :-1], grid)
-    with pytest.raises(ValueError, match="equally far"):
-        divergence(states, Grid((Axis("x", tuple(k**1.5 for k in range(9)), ("wall", "wall")), grid.axes[1])))

@@ -27,9 +27,10 @@ CASES = {
         horizon=3, interpolator=InterpolatorConfig("noise", network=NET), network=NET, conditioning="data+noise"
     ),
     "bridge": DYffusionConfig(
-        horizon=3, interpolator=InterpolatorConfig("bridge", network=NET), network=NET, schedule="linear", extra=1
+        horizon=3, interpolator=InterpolatorConfig("bridge", network=NET), network=NET, schedule="linear", extra=1,
+        loss="crps", start_share=0.2, ahead="any",
     ),
-}
+}  # fmt: skip
 NORMS = replace(CASES["dropout"], interpolator=InterpolatorConfig("dropout", network=NORMED), network=NORMED)
 SETTINGS = TrainingSettings(steps=12, batch_size=8, checkpoint_seconds=1e9, validations=3, warmup=2, average=0.8)
 

@@ -12,8 +12,6 @@ from eddycast.cli.parse import region as parsed_region
 from eddycast.errors import InputError
 from eddycast.progress import progress_bar
 
-STANDARDS = ("none", "pixel")
-
 
 def tile(
     files: Annotated[
@@ -60,8 +58,6 @@ def tile(
     shape, numbers, bounds = grid_shape(size, "--size"), box_numbers(boxes), parsed_region(region)
     if shape is None or len(shape) != 2:
         raise InputError(f"--size must be two numbers of points such as 60x60, got '{size}'.")
-    if standardise not in STANDARDS:
-        raise InputError(f"--standardise must be none or pixel, got '{standardise}'.")
     from eddycast import api
 
     chosen: Any = standardise

@@ -89,6 +89,14 @@ class Dataset:
     notes: tuple[str, ...] = ()
     boundaries: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Fields, grid, trajectories x states (fewest to most), time step and states of each split in one line; nothing is read."""
+        axes = " x ".join(f"{axis.name} {axis.size}" for axis in self.grid.axes)
+        states = " to ".join(str(count) for count in sorted({min(self.lengths), max(self.lengths)}))
+        step = f"{self.dt:g}" if self.time_units == "1" else f"{self.dt:g} {self.time_units}"
+        parts = ", ".join(f"{name} {sum(map(len, segments))}" for name, segments in self.splits.items())
+        return f"Dataset({', '.join(self.field_names)}; {axes}; {self.num_trajectories} x {states} states, dt {step}; {parts})"
+
     @property
     def dt(self) -> float:
         """Time between two frames, in `time_units`."""
@@ -168,10 +176,8 @@ class Dataset:
         frame = start + stride * int(bad.flatten(1).any(1).nonzero()[0, 0])
         names = ", ".join(self.fields[channel].name for channel in channels)
         raise InputError(
-            f"{self.attributes.get('path', 'The data')}: {int(bad.sum())} missing or infinite values in {names}, first "
-            "in "
-            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing=union to leave those "
-            "points out."
+            f"{self.attributes.get('path', 'The data')}: {int(bad.sum())} missing or infinite values in {names}, first in "
+            f"trajectory {trajectory}, frame {frame}; fill the gaps, or open with missing=union to leave those points out."
         )
 
     def conditions(
@@ -316,8 +322,7 @@ class Initial:
             return self
         if not self.every or not bool(enough.any()):
             raise InputError(
-                f"Frame {int(self.frames[~enough][0])} has too short a past: the context needs {reach} frames before "
-                "it."
+                f"Frame {int(self.frames[~enough][0])} has too short a past: the context needs {reach} frames before it."
             )
         keep = enough.nonzero()[:, 0]
         return self.select(keep)

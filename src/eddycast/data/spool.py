@@ -100,7 +100,7 @@ def fill(
                     progress(done, len(used))
 
 
-def statistics(
+def pixel_statistics(
     spool: Spool, count: int, record: Record, chosen: list[Box], used: np.ndarray, valid: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population standard deviation of each pixel over the first `count` frames, (box, channel, *size), float64.
@@ -111,9 +111,8 @@ def statistics(
     mean, square = (np.zeros((spool.shape[0], *spool.shape[2:])) for _ in range(2))
     at_once = max(1, BLOCK_BYTES // (8 * int(np.prod(spool.shape[2:]))))
     for box in range(spool.shape[0]):
-        shift = np.nan_to_num(
-            spool.block(box, 0, 1)[0].astype(np.float64)
-        )  # squares of 300 K would eat digits of 0.1 K
+        # squares of 300 K would eat digits of 0.1 K
+        shift = np.nan_to_num(spool.block(box, 0, 1)[0].astype(np.float64))
         for start in range(0, spool.shape[1], at_once):
             values = spool.block(box, start, start + at_once)
             lost = ~np.isfinite(values) if valid is None else ~np.isfinite(values) & valid

@@ -22,7 +22,7 @@ import torch
 from eddycast.data.clock import PlainClock, Steps, steps_with_gaps
 from eddycast.data.dataset import SPLITS, Dataset, Segment
 from eddycast.data.records import Record, open_file, open_record
-from eddycast.data.spool import Pieces, Spool, fill, inside, rows_and_columns, statistics
+from eddycast.data.spool import Pieces, Spool, fill, inside, pixel_statistics, rows_and_columns
 from eddycast.data.tiling import PUBLISHED_BOXES, PUBLISHED_REGION, Box, Region, boxes, frames_of_splits, select
 from eddycast.data.well_writer import write_well
 from eddycast.errors import InputError
@@ -116,7 +116,7 @@ def tile(
         for name, frames in parts.items():
             places[name] = range(count, count + len(frames))
             count += len(frames)
-        mean, std = statistics(spool, len(places["train"]), record, chosen, used, valid)
+        mean, std = pixel_statistics(spool, len(places["train"]), record, chosen, used, valid)
         dataset, listed = _dataset(
             record, spool, chosen, own, places, (mean, std) if standardise == "pixel" else None, valid
         )

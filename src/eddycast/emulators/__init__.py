@@ -1,6 +1,8 @@
 """Forecasters behind one protocol, and the rollout that they share.
 
-A new family is one file with a config and a `WindowModel` (with `stages()` if it is trained), and one line in `FAMILIES`.
+A new family is one file (a folder, as `dyffusion`, where that is too long) with a config and a `WindowModel` (with `stages()` if it is
+trained), one line in `FAMILIES` and one alternative in `FamilyConfig`. What may be set after training stands in `SAMPLING` of
+`api/settings.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from eddycast.emulators.baselines import Climatology, IdentitySpace, Persistence
 from eddycast.emulators.boundary_values import HeldPoints, PrescribedValues
 from eddycast.emulators.composition import compose, window_starts
 from eddycast.emulators.diffusion import WindowDiffusion
-from eddycast.emulators.diffusion_kinds import AmortisedConfig, DiffusionConfig, JointConfig, UniversalConfig
+from eddycast.emulators.diffusion_kinds import (
+    AmortisedConfig,
+    DiffusionConfig,
+    DiffusionSettings,
+    JointConfig,
+    UniversalConfig,
+)
 from eddycast.emulators.dyffusion import DYffusion, DYffusionConfig, InterpolatorConfig
 from eddycast.emulators.emulator import Emulator
 from eddycast.emulators.guard import SpectralGuard
@@ -74,6 +82,7 @@ __all__ = [
     "DYffusionConfig",
     "Diffusing",
     "DiffusionConfig",
+    "DiffusionSettings",
     "Emulator",
     "FamilyConfig",
     "HeldPoints",

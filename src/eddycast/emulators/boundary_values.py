@@ -29,13 +29,12 @@ class HeldPoints:
 
     def __call__(self, states: Tensor, conditions: Conditions, lead_times: Tensor, start: Tensor) -> Tensor:
         """See `rollout.StateHook`."""
-        mask = masks(conditions, self.static).to(states.device)[
-            ..., None, None, *(slice(None),) * len(conditions.grid.axes)
-        ]
+        axes = len(conditions.grid.axes)
+        mask = mask_of(conditions, self.static).to(states.device)[..., None, None, *(slice(None),) * axes]
         if self.channels is not None:
             chosen = torch.zeros(states.shape[2], dtype=torch.bool, device=states.device)
             chosen[list(self.channels)] = True
-            mask = mask & chosen.reshape(-1, *(1,) * len(conditions.grid.axes))
+            mask = mask & chosen.reshape(-1, *(1,) * axes)
         return torch.where(mask, start[:, None].to(states), states)
 
 
@@ -73,7 +72,7 @@ class PrescribedValues:
         )
 
 
-def masks(conditions: Conditions, static: int) -> Tensor:
+def mask_of(conditions: Conditions, static: int) -> Tensor:
     """Where a static field is 1, (*space) or (*batch, *space), bool. Raises: ValueError where there is no such field."""
     fields = conditions.static_fields()
     axes = len(conditions.grid.axes)

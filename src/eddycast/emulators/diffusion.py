@@ -37,9 +37,8 @@ class WindowDiffusion(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = SCHEDULES[config.schedule]()
-        in_channels = {None: 1, "concat": 1, "in-place": 1, "in-place-full": 2, "beside": 3}[
-            config.layout
-        ] * shape.channels
+        copies = {None: 1, "concat": 1, "in-place": 1, "in-place-full": 2, "beside": 3}[config.layout]
+        in_channels = copies * shape.channels
         self.network = ConditionedNetwork(
             config.network,
             shape,

@@ -33,7 +33,7 @@ def physics_lines(scores: Scores) -> list[str]:
         if len(shown) == 0:
             continue
         parts = [
-            f"{number(members[place])} ({number(known[place])}) at {when(scores, times[place])}"
+            f"{number(float(members[place]))} ({number(float(known[place]))}) at {when(scores, times[place])}"
             for place in shown[[0, -1]]
         ]
         begin, last = float(one["physics_start"]), shown[-1]

@@ -83,7 +83,8 @@ def at_ends_and_inside(scores: Scores, field: str) -> tuple[float, float] | None
     inside = known & ~ends & (windows < windows[-1])  # the last window may be cut short
     if not (known & ends).any() or not inside.any():
         return None
-    return tuple(float(np.exp(np.log(ratio[chosen]).mean())) for chosen in (known & ends, inside))
+    last, between = (float(np.exp(np.log(ratio[chosen]).mean())) for chosen in (known & ends, inside))
+    return last, between
 
 
 def ends_words(scores: Scores, field: str) -> str:

@@ -72,6 +72,12 @@ def repeatable(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return same
 
 
+def require_rate(rate: float, name: str) -> None:
+    """Raises: ValueError for a rate of dropout outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {rate}.")
+
+
 class Dropout(nn.Module):
     """Each number of x (batch, *shape) is zero with probability `rate`, or divided by 1 - rate; the identity without open masks.
 
@@ -86,8 +92,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"A dropout rate must lie in [0, 1), got {rate}.")
+        require_rate(rate, "A dropout rate")
         self.rate = rate
         self.site = 0
 

@@ -8,9 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from eddycast.networks.batch_norm import BatchNorm
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.film import FiLM, RawTimeEmbedding, require_embedding
-from eddycast.networks.layers import ChannelNorm, PaddedConv, run_block, stack_frames, unstack_frames
+from eddycast.networks.layers import ChannelNorm, PaddedConv, run_block, stack_frames, stacked_channels, unstack_frames
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class DyffusionCNNConfig:
             raise ValueError("kernels (at least one block) and width of a DYffusion CNN must be positive.")
         if any(kernel % 2 == 0 for kernel in self.kernels):
             raise ValueError(f"kernels of a DYffusion CNN must be odd, got {self.kernels}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a DYffusion CNN must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of a DYffusion CNN")
         require_embedding(self.embedding, "a DYffusion CNN")
 
 
@@ -102,7 +101,7 @@ class DyffusionCNN(nn.Module):
         if len(periodic) not in (1, 2, 3):
             raise ValueError(f"A DYffusion CNN needs 1 to 3 space axes, got {len(periodic)}.")
         self.out_frames, self.shared, self.checkpoint = out_frames, shared_channels, config.checkpoint
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         widths = [stacked] + [config.width] * (len(config.kernels) - 1)
         self.embedding = RawTimeEmbedding(num_scalars, config.embedding, config.time_factor)
         self.blocks = nn.ModuleList(

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eddycast.errors import InputError
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.layers import (
     CONVOLUTIONS,
     ScalarEmbedding,
     bounded_coordinates,
     run_block,
     stack_frames,
+    stacked_channels,
     unstack_frames,
 )
 
@@ -57,8 +58,7 @@ class FNOConfig:
             raise ValueError(
                 "width, blocks and embedding of a Fourier neural operator must be positive, padding not negative."
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a Fourier neural operator must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of a Fourier neural operator")
 
 
 class SpectralMixing(nn.Module):
@@ -157,7 +157,7 @@ class FNO(nn.Module):
             )
         self.periodic, self.out_frames, self.shared = periodic, out_frames, shared_channels
         self.padding, self.checkpoint = config.padding, config.checkpoint
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels + sum(not wrap for wrap in periodic)
+        stacked = stacked_channels(in_frames, in_channels, shared_channels) + sum(not wrap for wrap in periodic)
         convolution = CONVOLUTIONS[axes]
         self.embedding = ScalarEmbedding(num_scalars, config.embedding)
         self.stem = convolution(stacked, config.width, 1)

@@ -16,6 +16,7 @@ from eddycast.networks.batch_norm import batch_norms, settled
 from eddycast.networks.dropout import repeatable
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 def pad(x: Tensor, width: int, periodic: tuple[bool, ...]) -> Tensor:
@@ -142,6 +143,11 @@ def stack_frames(x: Tensor, shared: int = 0) -> Tensor:
     own = x.shape[2] - shared
     stacked = x[:, :, :own].transpose(1, 2).flatten(1, 2)
     return torch.cat([stacked, x[:, -1, own:]], dim=1) if shared else stacked
+
+
+def stacked_channels(frames: int, channels: int, shared: int) -> int:
+    """Channels that `stack_frames` gives for frames of so many channels."""
+    return frames * (channels - shared) + shared
 
 
 def unstack_frames(y: Tensor, frames: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eddycast.networks.dropout import Dropout
-from eddycast.networks.layers import ScalarEmbedding, run_block, stack_frames, unstack_frames
+from eddycast.networks.dropout import Dropout, require_rate
+from eddycast.networks.layers import ScalarEmbedding, run_block, stack_frames, stacked_channels, unstack_frames
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class MLPConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.blocks, self.embedding) < 1:
             raise ValueError("width, blocks and embedding of an MLP must be positive.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of an MLP must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of an MLP")
 
 
 class DenseBlock(nn.Module):
@@ -84,7 +83,7 @@ class MLP(nn.Module):
         if len(periodic) not in (1, 2, 3):
             raise ValueError(f"An MLP needs 1 to 3 space axes, got {len(periodic)}.")
         self.out_frames, self.shared, self.checkpoint = out_frames, shared_channels, config.checkpoint
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         self.embedding = ScalarEmbedding(num_scalars, config.embedding)
         self.stem = nn.Linear(stacked, config.width)
         self.blocks = nn.ModuleList(DenseBlock(config) for _ in range(config.blocks))

@@ -9,9 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eddycast.networks.layers import PaddedConv, pad, run_block, stack_frames, unstack_frames
+from eddycast.networks.layers import (
+    TRANSPOSED,
+    PaddedConv,
+    pad,
+    run_block,
+    stack_frames,
+    stacked_channels,
+    unstack_frames,
+)
 
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 TIME_SCALE = 1000.0
 SLOWEST = 1e-4
 
@@ -166,7 +173,7 @@ class ModernUNet(nn.Module):
         embedding = 4 * hidden
         scales = (TIME_SCALE,) + (1.0,) * (num_scalars - 1)
         self.embeddings = nn.ModuleList(SinusoidalEmbedding(hidden, scale) for scale in scales)
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         self.stem = PaddedConv(stacked, hidden, 3, periodic)
         self.descent = nn.ModuleList()
         self.downs = nn.ModuleList()

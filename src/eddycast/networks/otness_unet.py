@@ -12,10 +12,18 @@ from torch import Tensor, nn
 
 from eddycast.errors import InputError
 from eddycast.networks.batch_norm import BatchNorm
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.film import FiLM, RawTimeEmbedding, require_embedding
-from eddycast.networks.layers import CONVOLUTIONS, ChannelNorm, group_norm, run_block, stack_frames, unstack_frames
-from eddycast.networks.modern_unet import TRANSPOSED
+from eddycast.networks.layers import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    ChannelNorm,
+    group_norm,
+    run_block,
+    stack_frames,
+    stacked_channels,
+    unstack_frames,
+)
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 SLOPE, START_STD = 0.2, 0.02
@@ -67,8 +75,7 @@ class OtnessUNetConfig:
             raise ValueError(
                 f"size of an Otness U-Net must be a multiple of {multiple} for its {len(self.channels)} levels, got {self.size}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of an Otness U-Net must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of an Otness U-Net")
         require_embedding(self.embedding, "an Otness U-Net")
 
 
@@ -146,7 +153,7 @@ class OtnessUNet(nn.Module):
             )
         self.out_frames, self.shared, self.checkpoint = out_frames, shared_channels, config.checkpoint
         self.mode = LINEAR[axes]
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         widths, levels, told = (config.stem, *config.channels), len(config.channels), num_scalars > 0
         self.embedding = RawTimeEmbedding(num_scalars, config.embedding, config.time_factor)
         self.stem = CONVOLUTIONS[axes](stacked, config.stem, 1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.film import FiLM, RawTimeEmbedding, require_embedding
 from eddycast.networks.layers import (
     CONVOLUTIONS,
@@ -23,6 +23,7 @@ from eddycast.networks.layers import (
     resize,
     run_block,
     stack_frames,
+    stacked_channels,
     unstack_frames,
 )
 
@@ -73,8 +74,7 @@ class ResNetUNetConfig:
         if self.width < 2 or self.width % 2 == 1:
             raise ValueError(f"width of a ResNet U-Net must be even and positive, got {self.width}.")
         for name in ("dropout", "first_dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} of a ResNet U-Net must lie in [0, 1), got {getattr(self, name)}.")
+            require_rate(getattr(self, name), f"{name} of a ResNet U-Net")
         require_embedding(self.embedding, "a ResNet U-Net")
 
 
@@ -212,7 +212,7 @@ class ResNetUNet(nn.Module):
         if axes not in (1, 2, 3):
             raise ValueError(f"A ResNet U-Net needs 1 to 3 space axes, got {axes}.")
         self.out_frames, self.shared, self.checkpoint = out_frames, shared_channels, config.checkpoint
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         zeros, told = config.padding == "zeros", num_scalars > 0
         widths = [config.width * factor for factor in config.multipliers]
         steps = list(pairwise([config.width, *widths]))

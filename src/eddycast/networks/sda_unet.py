@@ -17,6 +17,7 @@ from eddycast.networks.layers import (
     resize,
     run_block,
     stack_frames,
+    stacked_channels,
     unstack_frames,
 )
 
@@ -139,7 +140,7 @@ class SDAUNet(nn.Module):
         self.out_frames, self.shared, self.outputs = out_frames, shared_channels, out_frames * out_channels
         self.time = TimeEmbedding(config.embedding)
         self.further = ScalarEmbedding(num_scalars - 1, config.embedding) if num_scalars > 1 else None
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         widths, kernel = config.channels, config.kernel
         self.descent = nn.ModuleList()
         self.ascent = nn.ModuleList()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eddycast.errors import InputError
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.layers import ScalarEmbedding, bounded_coordinates, pad_to_multiple, run_block
 
 SHORTEST, LONGEST = 4.0, 400.0
@@ -54,8 +54,7 @@ class TransformerConfig:
             raise ValueError("patch, width, heads, blocks, embedding and expansion of a transformer must be positive.")
         if self.width % (2 * self.heads) != 0:
             raise ValueError(f"width must be a multiple of 2 heads = {2 * self.heads}, got {self.width}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a transformer must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of a transformer")
 
 
 def rotary_frequencies(pairs: int, period: float | None, device: torch.device | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eddycast.networks.dropout import Dropout
+from eddycast.networks.dropout import Dropout, require_rate
 from eddycast.networks.layers import (
     ChannelNorm,
     PaddedConv,
@@ -16,6 +16,7 @@ from eddycast.networks.layers import (
     resize,
     run_block,
     stack_frames,
+    stacked_channels,
     unstack_frames,
 )
 
@@ -48,8 +49,7 @@ class UNetConfig:
             raise ValueError("channels (at least one level), blocks and embedding of a U-Net must be positive.")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel of a U-Net must be odd and positive, got {self.kernel}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a U-Net must lie in [0, 1), got {self.dropout}.")
+        require_rate(self.dropout, "dropout of a U-Net")
 
 
 class ResidualBlock(nn.Module):
@@ -118,7 +118,7 @@ class UNet(nn.Module):
         if len(periodic) not in (1, 2, 3):
             raise ValueError(f"A U-Net needs 1 to 3 space axes, got {len(periodic)}.")
         self.out_frames, self.shared = out_frames, shared_channels
-        stacked = in_frames * (in_channels - shared_channels) + shared_channels
+        stacked = stacked_channels(in_frames, in_channels, shared_channels)
         self.config = config
         self.embedding = ScalarEmbedding(num_scalars, config.embedding)
         widths = config.channels

@@ -52,9 +52,8 @@ class NodeProjection:
         """
         b = -cell_divergence(velocity, self.spacing)
         group, batch = b.shape[: b.ndim - self.mobility.ndim], self.mobility.shape[:-2]
-        rows = b.reshape(-1, *b.shape[len(group) :]).movedim(
-            0, -2
-        )  # several states of one geometry are solved together
+        # several states of one geometry are solved together
+        rows = b.reshape(-1, *b.shape[len(group) :]).movedim(0, -2)
         if self.split:
             solved = _merge_colours(self.factors.solve(_split_colours(rows)), b.shape[-1])
         else:

@@ -18,12 +18,6 @@ LINKS = ((1, 0), (0, 1), (1, 1), (1, -1))
 Window = tuple[slice, slice]
 
 
-def count_springs(shape: tuple[int, int]) -> int:
-    """Number of springs of a mesh: 342 for 10 x 10, of which 180 lie along the axes."""
-    rows, columns = shape
-    return sum((rows - abs(down)) * (columns - abs(along)) for down, along in LINKS)
-
-
 def lattice(shape: tuple[int, int], *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Positions at rest, (2, n_x, n_y): the particle of index (i, j) is at (i, j)."""
     return torch.stack(torch.meshgrid(*(torch.arange(points, dtype=dtype) for points in shape), indexing="ij"))

@@ -26,7 +26,7 @@ from eddycast.emulators import AmortisedConfig, DYffusionConfig, FamilyConfig, I
 from eddycast.networks import DyffusionCNNConfig, NetworkConfig, OtnessUNetConfig, ResNetUNetConfig, UNetConfig
 from eddycast.recipes.dyffusion_baselines import ddpm, dropout, video_diffusion
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SimulationSettings
-from eddycast.recipes.sizes import SMOKE_EVALUATION, SMOKE_TRAINING
+from eddycast.recipes.sizes import smoke
 from eddycast.training import TrainingSettings
 
 SOURCE = "arXiv:2306.01984, its tables and code"
@@ -73,6 +73,11 @@ CASES: dict[str, Case] = {
         "Synthetic sea surface temperature", SimulationSettings("sea-surface", trajectories=160, steps=64, grid=(32, 32)), 7, 7,
         UNetConfig(channels=(16, 32, 64), blocks=1, kernel=3), 1100, 16, 7, {"trajectories": 10, "steps": 12, "grid": (8, 8)},
         "data+noise",
+    ),
+    "channel-obstacles": Case(
+        "Flow past obstacles", SimulationSettings("channel-obstacles", trajectories=60, steps=65, grid=(111, 21)), 16, 0,
+        UNetConfig(channels=(16, 32, 64), blocks=1, kernel=3), 2000, 16, 64, {"trajectories": 10, "steps": 20, "grid": (89, 18)},
+        "none",
     ),
     "spring-mesh": Case(
         "Spring mesh", SimulationSettings("spring-mesh", trajectories=120, steps=97, dt=0.0625), 16, 0,
@@ -134,30 +139,8 @@ def small_recipes() -> list[Recipe]:
                     steps=case.forecast, members=32, validation_steps=case.horizon, validation_cases=16
                 ),
             )  # fmt: skip
-            found += [small, smoke(small, case)]
+            found += [small, smoke(small, replace(case.simulation, **case.smoke))]
     return found
-
-
-def smoke(small: Recipe, case: Case) -> Recipe:
-    """The same path through the code in seconds."""
-    assert small.simulation is not None, "these recipes simulate"
-    emulator: Any = small.emulator
-    network = replace(emulator.network, channels=(8,) * len(emulator.network.channels), blocks=1, embedding=16)
-    changes: dict[str, Any] = {"network": network}
-    if isinstance(emulator, DYffusionConfig):
-        inside = replace(network, dropout=emulator.interpolator.network.dropout)  # type: ignore[union-attr]
-        changes["interpolator"] = replace(emulator.interpolator, network=inside)
-    if isinstance(emulator, AmortisedConfig):
-        changes["num_steps"] = 3
-    return replace(
-        small,
-        name=f"{small.name.removesuffix('-small')}-smoke",
-        description=f"{small.description[:-1]}: a few steps, to see that it runs.",
-        emulator=replace(emulator, **changes),
-        simulation=replace(small.simulation, **case.smoke),
-        training=SMOKE_TRAINING,
-        evaluation=SMOKE_EVALUATION,
-    )
 
 
 def paper_training(steps: int, batch: int, accumulate: int, rate: float, decay: float) -> TrainingSettings:
@@ -262,7 +245,7 @@ def paper_recipes() -> list[Recipe]:
         if system == "spring-mesh":
             emulators["dyffusion-noise"] = (
                 replace(
-                    paper.emulator, variable="departure", start_share=0.5, ahead="any", sampling_times=tuple(range(0, horizon, 4)),
+                    paper.emulator, variable="departure", start_share=0.5, ahead="any", sampling_times=tuple(range(0, horizon, 9)),
                     interpolator=InterpolatorConfig("noise", network=plain),
                 ),
                 "DYffusion, interpolator with noise, a third of the passes",

@@ -38,13 +38,6 @@ def dropout(horizon: int, network: NetworkConfig) -> RegressionConfig:
     return RegressionConfig(horizon=horizon, variable="state", ensemble="dropout", network=network)
 
 
-def perturbation(horizon: int, network: NetworkConfig, sigma: float) -> RegressionConfig:
-    """The same network with members that start from x_t + sigma eps, in model space."""
-    return RegressionConfig(
-        horizon=horizon, variable="state", ensemble="perturbation", perturbation=sigma, network=network
-    )
-
-
 def ddpm(horizon: int, network: NetworkConfig, levels: int = 5) -> AmortisedConfig:
     """Diffusion of h states given the one before them, the network saying the noise, trained on its absolute error.
 

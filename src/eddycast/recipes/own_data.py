@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eddycast.emulators import RegressionConfig, ScoringConfig, UniversalConfig
+from eddycast.emulators import DYffusionConfig, InterpolatorConfig, RegressionConfig, ScoringConfig, UniversalConfig
 from eddycast.networks import UNetConfig
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SpaceSettings
 from eddycast.recipes.sizes import TITLES, smoke
@@ -18,7 +18,11 @@ def recipes() -> list[Recipe]:
         RegressionConfig(network=NETWORK),
         ScoringConfig(network=NETWORK),
         UniversalConfig(network=NETWORK),
-    ):
+        DYffusionConfig(
+            horizon=6, interpolator=InterpolatorConfig(noise="noise", network=NETWORK), loss="crps", network=NETWORK,
+            start_share=0.5, ahead="any",
+        ),
+    ):  # fmt: skip
         found.append(
             Recipe(
                 name=f"any/{emulator.kind}-small",

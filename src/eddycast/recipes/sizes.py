@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from eddycast.emulators import DiffusionSettings, DYffusionConfig
 from eddycast.networks import UNetConfig
 from eddycast.recipes.recipe import EvaluationSettings, Recipe, SimulationSettings
 from eddycast.training import TrainingSettings
@@ -15,6 +17,7 @@ TITLES = {
     "universal": "universal diffusion of windows, any known states",
     "amortised": "diffusion of windows, a fixed number of known states",
     "joint": "diffusion of whole windows, known states by guidance",
+    "dyffusion": "DYffusion, interpolator with noise, forecasts at any time",
 }
 SMOKE_NETWORK = UNetConfig(channels=(8, 16), blocks=1, kernel=3, embedding=16)
 SMOKE_TRAINING = TrainingSettings(steps=6, batch_size=4, validations=1)
@@ -32,8 +35,18 @@ def smoke(small: Recipe, simulation: SimulationSettings | None = None) -> Recipe
         small,
         name=f"{small.name.removesuffix('-small')}-smoke",
         description=f"{small.description[:-1]}: a few steps, to see that it runs.",
-        emulator=replace(small.emulator, network=SMOKE_NETWORK),
+        emulator=shrunk(small.emulator),
         simulation=simulation,
         training=SMOKE_TRAINING,
         evaluation=SMOKE_EVALUATION,
     )
+
+
+def shrunk(emulator: Any) -> Any:
+    """The same family with small networks, whose dropout stays, and at most 16 steps of a sampler."""
+    changes: dict[str, Any] = {"network": replace(SMOKE_NETWORK, dropout=getattr(emulator.network, "dropout", 0.0))}
+    if isinstance(emulator, DYffusionConfig):
+        changes["interpolator"] = shrunk(emulator.interpolator)
+    if isinstance(emulator, DiffusionSettings):
+        changes["num_steps"] = min(emulator.num_steps, 16)
+    return replace(emulator, **changes)

@@ -11,11 +11,8 @@ from eddycast.noise import MemberNoise
 
 LENGTH, HEIGHT = 2.2, 0.41
 RADII = (0.05, 0.1)
-ENDS, WALLS, GAP = (
-    0.25,
-    0.05,
-    0.05,
-)  # least distance of a disc from inflow and outflow, from the walls, from another disc
+ENDS, WALLS, GAP = 0.25, 0.05, 0.05
+"""Least distance of a disc from inflow and outflow, from the walls, from another disc."""
 TRIES = 100  # for one disc
 RESTARTS = 100  # of a layout in which a disc found no room
 MOST = 8

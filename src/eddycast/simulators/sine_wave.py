@@ -161,8 +161,8 @@ def two_branch_crps(first: Tensor, second: Tensor, *, members: int | None = None
         E CRPS = |a - b| / 4                            of the law itself, and of any number of members with the fair score
         E CRPS = |a - b| / 4 (1 + 1 / M)                of M members with the biased score
 
-    A is the amplitude and t the lead time: the mean over the circle is A |sin(w t)| / pi for the law itself. No forecast from one state
-    has a lower expectation.
+    For `branches` of a wave of amplitude A after a time t the law itself has A |sin(w t)| / pi on average over the circle, and no forecast
+    from one state has a lower expectation.
 
     Args:
         first: One branch, any shape.
