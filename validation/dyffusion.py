@@ -33,7 +33,8 @@ from eddycast.simulators import sea_surface, sine_wave
 Forecasters = Mapping[str, api.Forecaster]
 MEMBERS, CASES = 50, 24
 FEWER = 16
-"""Members where one run is compared with itself."""
+"""Members where one run is compared with itself, and of fields of many points."""
+MANY_POINTS = 512
 PERTURBATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -159,18 +160,24 @@ def is_single(forecaster: api.Forecaster) -> bool:
     return isinstance(model, Regression) and model.config.ensemble == "none"
 
 
+def members_of(dataset: api.Dataset, forecaster: api.Forecaster) -> int:
+    assert forecaster.run is not None
+    if is_single(forecaster):
+        return 1
+    return FEWER if math.prod(dataset.grid.shape) > MANY_POINTS else MEMBERS
+
+
 def methods(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]:
     """Every emulator on the same cases, with what one network for all leads gives besides dropout, the baselines and the exact law."""
     std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
-        rows[name] = row_of(
-            dataset, forecaster, std, steps=steps, seed=seed, members=1 if is_single(forecaster) else MEMBERS
-        )
+        rows[name] = row_of(dataset, forecaster, std, steps=steps, seed=seed, members=members_of(dataset, forecaster))
         say(name, rows[name])
         if is_window_regression(forecaster):
             rows |= others_of_dropout(dataset, forecaster, std, steps, seed)
+    many = [members_of(dataset, forecaster) for forecaster in runs.values()]
     for name in ("baseline:persistence", "baseline:climatology"):
-        members = MEMBERS if name.endswith("climatology") else 1
+        members = max(many) if name.endswith("climatology") else 1
         rows[name] = row_of(dataset, api.load(name), std, steps=steps, seed=seed, members=members)
         say(name, rows[name])
     oracle = exact_row(dataset, std, steps, seed)
@@ -193,8 +200,9 @@ def others_of_dropout(
     }  # fmt: skip
     best = min(tuned, key=lambda size: tuned[size])
     perturbed = row_of(
-        dataset, forecaster, std, steps=steps, seed=seed, overrides={"ensemble": "perturbation", "perturbation": best}
-    )
+        dataset, forecaster, std, steps=steps, seed=seed, members=members_of(dataset, forecaster),
+        overrides={"ensemble": "perturbation", "perturbation": best},
+    )  # fmt: skip
     perturbed["validation_crps"] = tuned
     plain = row_of(dataset, forecaster, std, steps=steps, seed=seed, members=1, overrides={"ensemble": "none"})
     say(f"perturbation {best:g}", perturbed)
@@ -219,7 +227,7 @@ def runs_alone(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, 
     """Runs that differ in one setting, as they are; of interpolators their own score too."""
     std, rows, steps = field_std(dataset), {}, forecast_steps(runs)
     for name, forecaster in runs.items():
-        rows[name] = row_of(dataset, forecaster, std, steps=steps, seed=seed)
+        rows[name] = row_of(dataset, forecaster, std, steps=steps, seed=seed, members=members_of(dataset, forecaster))
         assert forecaster.run is not None
         if isinstance(forecaster.run.model, DYffusion):
             rows[name]["interpolator_crps"] = interpolator_crps(dataset, forecaster, std, seed)

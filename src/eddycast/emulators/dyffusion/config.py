@@ -74,9 +74,10 @@ class DYffusionConfig:
         sampling_times: These times instead, if any.
         last: Step to the end of a window: `direct` from the forecaster, or `stepped` like the others.
         refine: States inside the window are interpolated anew from its final end; otherwise they are where the sampler stood.
-        sharing: Noise of the calls of the interpolator, and of `data+noise`. `independent` of each other (published), the same in all
-            calls of one `step`, in the whole `window`, or in the whole `rollout`. None: independent for `naive` and `cold` with dropout,
-            of the window otherwise.
+        sharing: Noise of the calls of both networks. `independent` of each other (published), the same in all calls of one `step`, in the
+            whole `window`, or in the whole `rollout`. None: what keeps the spread of a linear process with a known law nearest to the
+            right one: with loss `crps` independent for `naive`, else of the step; otherwise independent for `naive` and `cold` with
+            dropout, as published, else of the window.
     """
 
     kind: Literal["dyffusion"] = "dyffusion"
@@ -149,5 +150,7 @@ class DYffusionConfig:
         """`sharing`, or what None stands for."""
         if self.sharing is not None:
             return self.sharing
+        if self.loss == "crps":
+            return "independent" if self.sampler == "naive" else "step"
         published = self.interpolator.noise == "dropout" and self.sampler in ("naive", "cold")
         return "independent" if published else "window"
