@@ -259,11 +259,12 @@ def sampling(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
             "cold, two steps": {"sampler": "cold", "sampling_times": [0, h // 2]},
             "one step": {"sampler": "cold", "sampling_times": [0]},
         }  # fmt: skip
+        members = FEWER if dataset.grid.shape == (1,) else FEWER // 2
         if not config.extra:
             del variants["cold, whole steps only"]
         here = {
             f"{name}: {label}": row_of(
-                dataset, forecaster, std, steps=steps, seed=seed, members=FEWER, overrides=chosen
+                dataset, forecaster, std, steps=steps, seed=seed, members=members, overrides=chosen
             )
             for label, chosen in variants.items()
         }
