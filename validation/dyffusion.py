@@ -13,7 +13,6 @@ was tuned on the validation split.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -278,8 +277,7 @@ def sampling(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
 class Noisier(Interpolator):
     """An interpolator whose states get white noise of a given size, in departures from the line."""
 
-    extra: float
-    noise_of: MemberNoise | None = None
+    extra: float = 0.0
 
     def forward(self, start, end, time, conditions, draws):  # type: ignore[no-untyped-def, override]
         state = super().forward(start, end, time, conditions, draws)
@@ -294,21 +292,14 @@ def degraded(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
         assert forecaster.run is not None
         model = forecaster.run.model
         assert isinstance(model, DYffusion)
+        model.interpolator.__class__ = Noisier
         for size in (0.0, 0.05, 0.1, 0.2, 0.5):
-            worse = copy.copy(model)
-            worse._modules = dict(model._modules)
-            interpolator = copy.copy(model.interpolator)
-            interpolator.__class__ = Noisier
-            interpolator.extra = size  # type: ignore[attr-defined]
-            worse.interpolator = interpolator
-            run = copy.copy(forecaster.run)
-            object.__setattr__(run, "emulator", replace(forecaster.run.emulator, model=worse))
-            other = copy.copy(forecaster)
-            object.__setattr__(other, "run", run)
+            model.interpolator.extra = size  # type: ignore[assignment]
             label = f"{name}: noise {size:g}"
-            rows[label] = row_of(dataset, other, std, steps=steps, seed=seed, members=FEWER)
-            rows[label]["interpolator_crps"] = interpolator_crps(dataset, other, std, seed)
+            rows[label] = row_of(dataset, forecaster, std, steps=steps, seed=seed, members=FEWER)
+            rows[label]["interpolator_crps"] = interpolator_crps(dataset, forecaster, std, seed)
             say(label, rows[label])
+        model.interpolator.__class__ = Interpolator
     return {"dyffusion_rows": rows, "note": "done"}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from latent_tables import paper
 from pages import ROOT, results, table
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -18,7 +19,7 @@ SYSTEMS = {"spring": "spring mesh", "sst": "synthetic SST", "sine": "sine wave",
 
 def found(job: str) -> list[dict[str, Any]]:
     """Results of a job, by seed."""
-    return results(f"dy-{job}-s")
+    return [record for record in results(f"dy-{job}-s") if record["job"].rpartition("-s")[0] == f"dy-{job}"]
 
 
 def figure(row: dict[str, Any], name: str, digits: int = 3) -> str:
@@ -59,7 +60,7 @@ def common(row: dict[str, Any]) -> list[str]:
 def methods(job: str) -> str:
     """Every emulator of a system."""
     rows = []
-    for record in found(job):
+    for record in [*found(job), *found(f"{job}-second")]:
         rows += rows_of(
             record,
             lambda name, row, record=record: [
@@ -108,6 +109,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dy-horizons": lambda: settings("l63-horizons"),
     "dy-worse": lambda: settings("l63-widths", "l63-degraded", "sst-degraded"),
     "dy-shares": lambda: settings("sst-shares"),
+    "dy-paper": lambda: paper(("spring-mesh", "channel-obstacles", "sea-surface")),
 }
 
 COLOURS = {

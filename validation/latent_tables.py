@@ -185,14 +185,14 @@ def latents() -> str:
     return table([*header, "largest Bures–Wasserstein distance", "by chance"], rows)
 
 
-def paper() -> str:
-    """Single steps of the published sizes."""
+def paper(systems: tuple[str, ...] = ("euler", "rayleigh-benard", "turbulence")) -> str:
+    """Single steps of the published sizes of these systems."""
     rows = []
     for path in sorted((ROOT / "results").glob("paper-*.json")):
         record = json.loads(path.read_text())
         hardware = record["provenance"].get("hardware", path.stem)
         for name, row in record["rows"].items():
-            if "input" in row:
+            if "input" in row and name.startswith(systems):
                 shape = " x ".join(map(str, row["input"]))
                 rows.append(
                     [f"`{name}`", f"{row['parameters']:,}", shape, f"{row['seconds_per_step']:.1f}", str(hardware)]
