@@ -165,3 +165,12 @@ def test_every_schedule_and_rule_gives_the_leads_once_each(name, rule, refine):
         for time, state in zip(path.times, path.states, strict=True):
             if time in (1.0, 2.0, 3.0):
                 assert torch.equal(states[:, int(time) - 1], state), "where the sampler stood"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sampling": "every-0"}, {"sampling": "dynamics+x"}, {"sampling_times": (0, 4, 1)}, {"sampling_times": (1, 4)}],
+)
+def test_settings_of_a_forecast_are_checked_when_they_are_given(settings):
+    with pytest.raises(ValueError, match=r"sampling must|times must"):
+        DYffusionConfig(**settings)

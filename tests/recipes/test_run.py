@@ -197,3 +197,11 @@ def test_static_fields_travel_with_the_run(tmp_path):
     data = KINDS["3-D, static field"]()
     trained = train("any/regression-smoke", data, tmp_path / "run", **{"training.steps": 1})
     assert torch.equal(trained.run.static_fields(), data.static)
+
+
+def test_a_run_that_knows_land_refuses_data_without(tmp_path):
+    data = sea()
+    trained = train("any/regression-smoke", data, tmp_path / "run", **{"training.steps": 1})
+    filled = replace(data, source=replace(data.source, states=data.source.states.nan_to_num(280.0)), valid=None)
+    with pytest.raises(InputError, match="trained on fields with missing points; these data have none"):
+        trained.forecast(filled.initial("test"), steps=1, members=1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.integrate import simpson, solve_ivp
 
+from eddycast import api
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.numerics.springs import lattice, spring_energy, spring_force
@@ -262,3 +263,11 @@ def test_meshes_and_rings_that_cannot_be_are_refused():
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="outer_radius"):
         SpringMesh(outer_radius=0.5)
+
+
+def test_components_keep_their_own_long_names_in_files(tmp_path):
+    made = api.simulate("spring-mesh", trajectories=3, steps=2, seed=0)
+    api.simulate("spring-mesh", trajectories=3, steps=2, seed=0, out=tmp_path / "mesh")
+    stored = api.open_dataset(tmp_path / "mesh")
+    assert [field.long_name for field in stored.fields] == [field.long_name for field in made.fields]
+    assert len({field.long_name for field in stored.fields}) == 4

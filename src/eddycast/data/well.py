@@ -23,7 +23,7 @@ from eddycast.data.dataset import SPLITS, Dataset, Field, Segment
 from eddycast.data.quadrature import plain_axis
 from eddycast.data.splits import DEFAULT_FRACTIONS, make_splits
 from eddycast.data.static import StaticFields
-from eddycast.data.well_schema import GROUPS, file_problems, names_of
+from eddycast.data.well_schema import BETWEEN_COMPONENTS, GROUPS, file_problems, names_of
 from eddycast.data.well_source import Component, WellSource, find_files, open_hdf5, require_plain
 from eddycast.errors import DAMAGE, InputError, reason
 from eddycast.grid import Axis, Boundary, Grid
@@ -355,11 +355,15 @@ def _channels(
         if unknown := [name for name in fields if name not in valid]:
             raise InputError(f"{where}: no field {unknown[0]!r}; valid ones: {', '.join(valid)}.")
         components = [next(item for item in components if item.name == name) for name in fields]
-    channels = [
-        Field(name, first["units"][item.name], first["long_names"][item.name], vector=vector)
-        for item in components
-        for name, vector in _component_names(item, first["dims"])
-    ]
+    channels = []
+    for item in components:
+        named = list(_component_names(item, first["dims"]))
+        texts = first["long_names"][item.name].split(BETWEEN_COMPONENTS)
+        texts = texts if len(texts) == len(named) else [first["long_names"][item.name]] * len(named)
+        channels += [
+            Field(name, first["units"][item.name], text, vector=vector)
+            for (name, vector), text in zip(named, texts, strict=True)
+        ]
     return channels, components
 
 

@@ -12,6 +12,7 @@ GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 ROOT_ATTRIBUTES = ("dataset_name", "grid_type", "n_spatial_dims", "n_trajectories", "simulation_parameters")
 FIELD_ATTRIBUTES = ("dim_varying", "sample_varying", "time_varying")
 BOUNDARY_TYPES = ("WALL", "OPEN", "PERIODIC")
+BETWEEN_COMPONENTS = " | "  # of the long names of a vector, whose components lie in one array
 
 
 def names_of(group: Any) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eddycast.data.dataset import SPLITS, Dataset, Segment
 from eddycast.data.static import StaticFields
-from eddycast.data.well_schema import GROUPS, file_problems
+from eddycast.data.well_schema import BETWEEN_COMPONENTS, GROUPS, file_problems
 from eddycast.data.well_source import find_files, open_hdf5
 from eddycast.errors import InputError
 from eddycast.files import atomic_output, require_space
@@ -161,7 +161,9 @@ def _write_file(
             )
             _flags(data, sample=True, time=True, dims=[True] * len(grid.axes))
             first = dataset.fields[item.channels[0]]
-            data.attrs["units"], data.attrs["long_name"] = first.units, first.long_name
+            texts = [dataset.fields[channel].long_name for channel in item.channels]
+            data.attrs["units"] = first.units
+            data.attrs["long_name"] = texts[0] if len(set(texts)) == 1 else BETWEEN_COMPONENTS.join(texts)
             targets.append((item, data))
         if order == 0:
             names += _write_constants(node, dataset, segments)

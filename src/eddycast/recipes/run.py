@@ -21,6 +21,7 @@ from eddycast.emulators import (
     StateHook,
     build_model,
 )
+from eddycast.emulators.network import ConditionedNetwork
 from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
 from eddycast.recipes.boundary import boundary_hook
@@ -110,6 +111,12 @@ class Run:
             raise InputError(
                 f"{self.name} was trained with {len(trained)} static fields; the data have {len(given)} "
                 f"({', '.join(given) or 'none'}): give data with the same ({', '.join(trained) or 'none'}), or train on these."
+            )
+        networks = [part for part in self.model.modules() if isinstance(part, ConditionedNetwork)]
+        if dataset.valid is None and any(network.shape.static > len(trained) for network in networks):
+            raise InputError(
+                f"{self.name} was trained on fields with missing points; these data have none: give data with missing points, or "
+                "train on these."
             )
 
     @property
