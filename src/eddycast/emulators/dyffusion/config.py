@@ -126,8 +126,10 @@ class DYffusionConfig:
             raise ValueError(f"interpolator_share is a share in (0, 1), got {self.interpolator_share}.")
         if self.lookahead and len(self.trained) < 2:
             raise ValueError("lookahead needs at least two times: give more, or lookahead = 0.")
-        unknown = set(self.visited) - set(self.trained)  # also checks both
-        if self.told == "index" and (self.sampler == "rk4" or unknown):
+        between = set(self.visited) - set(
+            self.trained
+        )  # asked for whatever is told: lists and rules of times are checked there
+        if self.told == "index" and (self.sampler == "rk4" or between):
             raise ValueError(
                 "a forecaster told the index knows only its own times: sample at those (rk4 does not), or tell it the time."
             )

@@ -107,16 +107,15 @@ class DYffusion(nn.Module):
             noise: Fields (batch, noise_channels, *space).
         """
         config = self.config
-        index = self._index(time)
         frames = [state]
         if config.conditioning == "data":
             frames = [start, state]
         elif config.conditioning == "data+noise":
-            clean = (index / max(1, len(config.trained) - 1))[(...,) + (None,) * (state.ndim - 1)]
+            clean = (self._index(time) / max(1, len(config.trained) - 1))[(...,) + (None,) * (state.ndim - 1)]
             frames = [torch.lerp(noise[:, self.own_noise :], start, clean), state]
         if self.own_noise:
             frames = [torch.cat([frame, noise[:, : self.own_noise]], dim=1) for frame in frames]
-        told = time / config.horizon if config.told == "time" else index / len(config.trained)
+        told = time / config.horizon if config.told == "time" else self._index(time) / len(config.trained)
         said = self.forecaster(torch.stack(frames, dim=1), conditions, told[:, None])[:, 0]
         base, scale = self._left(state, time)
         return base + scale * said
