@@ -122,6 +122,13 @@ def test_default_sharing_is_the_published_one_where_that_is_published():
         assert build(kind, sampler=sampler).config.shared == exact
 
 
+@pytest.mark.parametrize("kind", ["dropout", "noise", "bridge"])
+def test_a_forecaster_with_noise_shares_none_between_steps(kind):
+    """One draw for a whole window gave up to 1.5 times the right spread."""
+    shared = {name: build(kind, loss="crps", sampler=name).config.shared for name in ("naive", "cold", "heun")}
+    assert shared == {"naive": "independent", "cold": "step", "heun": "step"}
+
+
 # Refinement
 
 

@@ -341,3 +341,21 @@ def test_forecaster_learns_the_mean_of_what_is_left():
             said = model.forecast(x, torch.full((400,), float(i)), x, None, conditions(400))
             slope = (said * x).mean() / x.square().mean()
             assert slope.item() == pytest.approx(PHI ** (HORIZON - i), abs=0.06), i
+
+
+def test_members_of_the_forecaster_have_noise_of_their_own_and_the_same_state():
+    model = build("noise", loss="crps")
+    given, ask = [], model.forecast
+
+    def forecast(state, time, start, noise, conditions):
+        given.append((state, noise))
+        return ask(state, time, start, noise, conditions)
+
+    model.forecast = forecast
+    x = windows(model)
+    model.stages()[1].objective(batch(x))
+    state, noise = (each.unflatten(0, (model.config.members, len(x))) for each in given[0])
+    assert torch.equal(state[0], state[1])
+    assert (noise[0] != noise[1]).all()
+    assert len(given) == 2
+    assert (given[0][1] != given[1][1]).all()
