@@ -22,18 +22,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import conditional_diffusion
 import dyffusion
 import latent_diffusion
+import parametric
 import protocols
 import torch
 import yaml
 from own_data import sample_data
 
 from eddycast import api
+from eddycast.api.data import opened_to_train
 from eddycast.files import write_json
 from eddycast.recipes.record import describe_hardware
 from eddycast.training import ProgressBar
 
 HERE = Path(__file__).parent
-COMPARISONS = conditional_diffusion.PROTOCOLS | latent_diffusion.PROTOCOLS | dyffusion.PROTOCOLS
+COMPARISONS = conditional_diffusion.PROTOCOLS | latent_diffusion.PROTOCOLS | dyffusion.PROTOCOLS | parametric.PROTOCOLS
 """Protocols that look at several runs."""
 
 
@@ -50,6 +52,8 @@ class Job:
     runs: dict[str, str] = field(default_factory=dict)  # several, by the name that the protocol knows them by
     test: str = ""  # data to score on, where they are not the test split of `data`
     autoencoder: str = ""  # label of the run whose latents an emulator works in; empty: its own, or pixels
+    stage: str = ""  # the only one that is trained; empty: all
+    init: str = ""  # label, or name with the seed of the job, of the run whose weights are the start
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: str = ""
 
@@ -80,7 +84,7 @@ def read_plan(path: Path) -> tuple[dict[str, Any], list[Job]]:
     return content["data"], jobs
 
 
-def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
+def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset | api.Family:
     """The data set of that name: a file that others distribute, or simulated once."""
     if "sample" in data[name]:
         return sample_data(data[name])
@@ -89,9 +93,16 @@ def prepared(data: dict[str, Any], name: str, runs: Path) -> api.Dataset:
     path = runs / f"{name}-data"
     settings = dict(data[name])
     options = {key: settings.pop(key) for key in ("fractions",) if key in settings}
+    if "parameters" in settings:
+        settings["parameters"] = {
+            key: api.Values(tuple(value["values"]), tuple(value.get("counts", ())))
+            if isinstance(value, dict)
+            else value
+            for key, value in settings["parameters"].items()
+        }
     if not path.exists():
         api.simulate(settings.pop("system"), out=path, **settings)
-    return api.open_dataset(path, **options)
+    return opened_to_train(path) if "spacing" in settings else api.open_dataset(path, **options)
 
 
 def with_less(dataset: api.Dataset, share: float) -> api.Dataset:
@@ -117,6 +128,12 @@ def trained(job: Job, dataset: api.Dataset, runs: Path, device: str, end: float)
             return None
         if not given["latents"].exists():
             api.encode(given["autoencoder"], dataset, out=given["latents"], splits=["train"], device=device)
+    if job.init:
+        given["init"] = labelled_run(runs, job.init, job.seed)
+        if not is_trained(given["init"]):
+            return None
+    if job.stage:
+        given["stage"] = job.stage
     try:
         return api.train(
             job.recipe, data=dataset, out=path, overrides=job.overrides, seed=job.seed, device=device, resume=resume,

@@ -302,8 +302,28 @@ def convection() -> str:
     )
 
 
+def beta_plane() -> str:
+    """Jets, energy and zonostrophy of our beta-plane runs by beta, from the file of `beta_plane.py`."""
+    rows = []
+    for record in results("beta-plane-solver"):
+        for row in record["result"]["climate"]:
+            columns = ("jets", "energy_over_balance", "zonal_share", "zonostrophy", "change_per_frame")
+            numbers = [f"{row[column]['mean']:.2f}" for column in columns]
+            numbers[0] += f" ({row['jets']['lowest']:.2f} to {row['jets']['highest']:.2f})"
+            changes = f"{row['changes_of_the_count_per_100_frames']:.1f}"
+            rows.append([f"{row['beta']:g}", *numbers, changes, f"{row['rms_zonal_velocity']['mean']:.3f}"])
+    return table(
+        [
+            "beta", "jets (trajectories)", "energy", "zonal share of it", "zonostrophy index", "change per state",
+            "changes of the count per 100 states", "rms U",
+        ],
+        rows,
+    )  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "systems": systems,
+    "beta-plane": beta_plane,
     "rayleigh-benard": convection,
     "systems-radau": systems_radau,
     "ks": ks_summary,

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from eddycast.api import (
         Observations,
         Scores,
+        Values,
         compare,
         demo,
         evaluate,
+        events,
         load,
         observe,
         open_dataset,
         plot,
         report,
         simulate,
+        statistics,
         tile,
         train,
+        zonal_mean,
     )
 
 __version__ = "0.1.0"
@@ -33,18 +37,22 @@ __version__ = "0.1.0"
 __all__ = [
     "Observations",
     "Scores",
+    "Values",
     "__version__",
     "compare",
     "demo",
     "evaluate",
+    "events",
     "load",
     "observe",
     "open_dataset",
     "plot",
     "report",
     "simulate",
+    "statistics",
     "tile",
     "train",
+    "zonal_mean",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -126,3 +127,30 @@ class Conditions:
         if self.cycle is None:
             return None
         return torch.remainder((self.time[..., None] + lead_times) / self.cycle, 1.0)
+
+
+def joined(parts: Sequence[Conditions]) -> Conditions:
+    """Conditions one after the other along their (one) batch axis, on one grid with the same static fields.
+
+    Raises: ValueError where static fields differ between the parts, or only some have boundaries of their own.
+    """
+    first = parts[0]
+    if any(part.static is not first.static for part in parts) and not (
+        first.static is not None
+        and all(part.static is not None and torch.equal(part.static, first.static) for part in parts)
+    ):
+        raise ValueError("Conditions with static fields that differ cannot be joined.")
+    if len({part.boundary is None for part in parts}) > 1 or len({part.static_of is None for part in parts}) > 1:
+        raise ValueError("Conditions with boundaries or static fields of each entry cannot be joined to some without.")
+
+    def along(values: list[Tensor | None]) -> Tensor | None:
+        found = [value for value in values if value is not None]
+        return torch.cat(found) if found else None
+
+    return replace(
+        first,
+        parameters=torch.cat([part.parameters for part in parts]),
+        time=torch.cat([part.time for part in parts]),
+        boundary=along([part.boundary for part in parts]),
+        static_of=along([part.static_of for part in parts]),
+    )

@@ -13,6 +13,7 @@ import pytest
 import eddycast
 from eddycast.cli.app import run
 from eddycast.errors import InputError
+from eddycast.simulators import Values
 
 
 @pytest.fixture
@@ -24,6 +25,8 @@ def calls(monkeypatch):
     results = {
         "inspect": "the description",
         "evaluate": SimpleNamespace(table=lambda: "the table"),
+        "statistics": SimpleNamespace(table=lambda: "the statistics"),
+        "events": SimpleNamespace(table=lambda: "the events"),
         "recipes": [("ks/regression-small", "A recipe"), ("ks/x", "Another")],
         "systems": [("kuramoto-sivashinsky", "A system")],
         "methods": [("mmps", "A method")],
@@ -45,9 +48,10 @@ def calls(monkeypatch):
 
     fake = ModuleType("eddycast.api")
     names = "simulate inspect train batch_script encode reconstruct forecast observe assimilate evaluate analyse_latents plot report"
-    names += " compare recipes systems methods demo"
+    names += " compare statistics events recipes systems methods demo"
     for name in names.split():
         setattr(fake, name, recorder(name))
+    fake.Values, fake.Family = real.Values, real.Family  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "eddycast.api", fake)
     monkeypatch.setattr(eddycast, "api", fake, raising=False)
     return recorded
@@ -73,6 +77,12 @@ CASES = [
         "simulate ks --out d",
         "simulate",
         {"trajectories": 64, "steps": 400, "grid": None, "seed": 0, "parameters": {}},
+        "",
+    ),
+    (
+        "simulate ks --out d --param length=22*8,36,64 --spacing 0.5 --store zonal-mean",
+        "simulate",
+        {"parameters": {"length": Values((22.0, 36.0, 64.0), (8, 1, 1))}, "spacing": 0.5, "store": "zonal-mean"},
         "",
     ),
     ("inspect my.nc", "inspect", {}, "the description"),
@@ -204,6 +214,25 @@ CASES = [
         "eddycast report f.nc s.json",
     ),
     ("evaluate f.nc --truth d", "evaluate", {"truth": "d", "out": None}, "the table"),
+    (
+        "statistics f.nc --truth d --by beta --by mu --jets --hold 3 --skip 100 --out s.json",
+        "statistics",
+        {
+            "truth": "d",
+            "jets": True,
+            "hold": 3,
+            "out": Path("s.json"),
+            "options": {"split": "test", "field": None, "axis": None, "by": ["beta", "mu"], "skip": 100, "seed": 0},
+        },
+        "Wrote s.json",
+    ),
+    ("statistics d", "statistics", {"source": "d", "truth": None, "jets": False}, "the statistics"),
+    (
+        "events f.nc --event nucleation --truth g.nc --prominence 0.3 --picture e.png",
+        "events",
+        {"event": "nucleation", "truth": "g.nc", "prominence": 0.3, "picture": Path("e.png")},
+        "the events",
+    ),
     ("plot f.nc --out p.png", "plot", {"out": Path("p.png")}, "p.png"),
     (
         "report run f.nc s.json --out r.html",
@@ -261,6 +290,8 @@ def test_words_become_arguments(line, function, expected, printed, calls, capsys
         ("observe d --out o.nc --noise loud", "--noise"),
         ("simulate ks --out d --grid 64*64", "64x64"),
         ("simulate ks --out d --param length", "name=lo:hi"),
+        ("simulate ks --out d --param length=22*x,36", "whole count"),
+        ("simulate ks --out d --param length=22,a", "must be a finite number, got 'a'"),
         ("simulate ks --out d --seed -1", "--seed"),
         ("demo --size huge", "smoke"),
         ("encode run data", "--out"),

@@ -13,7 +13,7 @@ import eddycast
 from eddycast.cli.app import run
 
 COMMANDS = {
-    "simulate": "SYSTEM --out --trajectories --steps --evaluation-steps --split --param --initial --grid --solver-grid --dt "
+    "simulate": "SYSTEM --out --trajectories --steps --evaluation-steps --split --param --initial --grid --solver-grid --store --dt "
     "--spin-up --seed --device",
     "tile": "FILES --out --size --region --boxes --split --standardise --max-missing --fields",
     "inspect": "DATA",
@@ -24,6 +24,8 @@ COMMANDS = {
     "observe": "DATA --out --split --fraction --sensors --coarsen --noise --stated-noise --complete --seed",
     "assimilate": "RUN --observations --method --mode --block --forecast --blocks --background --withhold --members --out",
     "evaluate": "FORECAST|ANALYSIS --truth --out --horizons --through",
+    "statistics": "FORECAST|DATA --truth --out --picture --split --field --axis --by --skip --jets --width --prominence --hold",
+    "events": "FORECAST --event --truth --out --picture --field --width --prominence --hold",
     "latents": "CACHE --out --picture --split",
     "plot": "FILE --out",
     "report": "RUN|FORECAST|ANALYSIS|scores.json... --out",

@@ -15,6 +15,7 @@ from eddycast.networks import (
     NETWORKS,
     DyffusionCNNConfig,
     FNOConfig,
+    LocalTransformerConfig,
     MLPConfig,
     ModernUNetConfig,
     NetworkConfig,
@@ -57,6 +58,10 @@ CONFIGS: dict[str, NetworkConfig] = {
     "unet-resnet-boundary": ResNetUNetConfig(
         width=4, multipliers=(1, 2), heads=2, head_width=4, embedding=8, time_factor=3.0, padding="boundary"
     ),
+    "transformer-local": LocalTransformerConfig(window=3, width=8, heads=2, blocks=2, expansion=2.0, embedding=8),
+    "transformer-local-vectors": LocalTransformerConfig(
+        window=3, width=8, heads=2, blocks=2, expansion=2.0, embedding=8, positions="vectors", gate=True
+    ),
 }
 STEP = {
     "unet": 2,
@@ -70,6 +75,8 @@ STEP = {
     "mlp": 1,
     "cnn-dyffusion-boundary": 1,
     "unet-resnet-boundary": 2,
+    "transformer-local": 1,
+    "transformer-local-vectors": 1,
 }
 """Points of a shift that commutes with the network of `CONFIGS`: the stride of the U-Nets, the patch. Positions that are learned along
 all axes know no periods, nor do zeros beyond all ends: such networks are not asked."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from eddycast.networks import (
     DyffusionCNNConfig,
     FNOConfig,
+    LocalTransformerConfig,
     MemberMasks,
     MLPConfig,
     NetworkConfig,
@@ -35,6 +36,7 @@ CONFIGS: dict[str, NetworkConfig] = {
     "transformer-axial": TransformerConfig(**SMALL, attention="axial", dropout=0.3),
     "fno": FNOConfig(modes=3, width=6, blocks=2, embedding=8, dropout=0.3),
     "mlp": MLPConfig(width=6, blocks=2, embedding=8, dropout=0.3),
+    "transformer-local": LocalTransformerConfig(window=3, width=16, heads=2, blocks=2, embedding=8, dropout=0.3),
     "cnn-dyffusion": DyffusionCNNConfig(width=6, kernels=(5, 3), embedding=8, dropout=0.3),
     "cnn-dyffusion-channel": DyffusionCNNConfig(width=6, kernels=(5, 3), embedding=8, dropout=0.3, norm="channel"),
     "unet-otness": OtnessUNetConfig(size=8, stem=4, channels=(4, 6), kernels=(4, 2), embedding=8, dropout=0.3),
@@ -43,6 +45,7 @@ CONFIGS: dict[str, NetworkConfig] = {
     ),
 }  # fmt: skip
 SITES = {"unet": 3, "transformer": 4, "transformer-axial": 4, "fno": 2, "mlp": 2, "cnn-dyffusion": 2} | {
+    "transformer-local": 4,
     "cnn-dyffusion-channel": 2,
     "unet-otness": 4,
     "unet-resnet": 2 * 11 + 5,

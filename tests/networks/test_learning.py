@@ -10,6 +10,7 @@ import torch
 from eddycast.networks import (
     DyffusionCNNConfig,
     FNOConfig,
+    LocalTransformerConfig,
     ModernUNetConfig,
     NetworkConfig,
     ResNetUNetConfig,
@@ -30,6 +31,7 @@ CONFIGS: dict[str, tuple[NetworkConfig, float]] = {
     "unet-sda": (SDAUNetConfig(channels=(16, 16), blocks=1, embedding=16), 0.045),
     "unet-modern": (ModernUNetConfig(hidden=16, multipliers=(1, 1), blocks=1), 0.045),
     "transformer-latent": (SpaceTimeTransformerConfig(**SMALL, timed=False), 0.11),
+    "transformer-local": (LocalTransformerConfig(window=9, width=32, heads=2, blocks=2, embedding=16), 0.15),
     "cnn-dyffusion": (
         DyffusionCNNConfig(
             width=16, kernels=(5, 3, 3), embedding=16, norm="channel", padding="boundary", time_factor=3.0

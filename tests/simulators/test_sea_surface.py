@@ -138,7 +138,7 @@ def test_a_forced_trajectory_is_the_same_in_any_batch_and_length(parameters, mon
 
 
 def test_only_forced_systems_take_noise_and_it_must_fit():
-    assert [name for name, system in SYSTEMS.items() if isinstance(system, Forced)] == ["sea-surface"]
+    assert [name for name, system in SYSTEMS.items() if isinstance(system, Forced)] == ["beta-plane", "sea-surface"]
     ks, state = KuramotoSivashinsky(), torch.zeros(2, 1, 64) + torch.linspace(0, 1, 64)
     plain, given = (
         integrate(ks, state, ks.info.default_parameters(), ks.grid(), [1.0], noise=noise)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from eddycast import api
-from eddycast.data import WindowBatches
-from eddycast.training import SilentObserver, loop
+from eddycast.data import WindowBatches, mixture
+from eddycast.training import SilentObserver
 
 WARM = 20
 """Steps after which everything that stays has been allocated."""
@@ -40,7 +40,7 @@ def main(what: str, data: str, out: str, limit: str) -> None:
     opened = api.open_dataset(data)
     opened = replace(opened, source=replace(opened.source, cache_bytes=int(limit)))
     if what == "train":
-        loop.WindowBatches = limited
+        mixture.WindowBatches = limited
         settings = {"training.steps": 60, "training.batch_size": 24, "training.validations": 1, "guard": False}
         settings |= {"emulator.network.channels": [2], "evaluation.validation_cases": 1, "training.optimiser": "adamw"}
         api.train("ks/regression-smoke", data=opened, out=out, overrides=settings, observer=watch)

@@ -3,20 +3,25 @@
 from eddycast.api.data import inspect, observe, open_dataset, systems
 from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
+from eddycast.api.reduction import zonal_mean
 from eddycast.api.results import analyse_latents, compare, evaluate, plot, report
 from eddycast.api.runs import assimilate, encode, forecast, methods, recipes, reconstruct, train
 from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
+from eddycast.api.statistics import events, statistics
 from eddycast.api.tiles import tile
-from eddycast.data import Dataset
+from eddycast.data import Dataset, Family
 from eddycast.evaluation import Scores
 from eddycast.observations import Observations
+from eddycast.simulators import Values
 
 __all__ = [
     "Dataset",
+    "Family",
     "Forecaster",
     "Observations",
     "Scores",
+    "Values",
     "analyse_latents",
     "assimilate",
     "batch_script",
@@ -24,6 +29,7 @@ __all__ = [
     "demo",
     "encode",
     "evaluate",
+    "events",
     "forecast",
     "inspect",
     "load",
@@ -35,7 +41,9 @@ __all__ = [
     "reconstruct",
     "report",
     "simulate",
+    "statistics",
     "systems",
     "tile",
     "train",
+    "zonal_mean",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eddycast import data, observations
-from eddycast.data import Dataset
+from eddycast.data import Dataset, Family
 from eddycast.errors import InputError, reading
 from eddycast.labelled import open_labelled, values_of
 from eddycast.observations import Observations
@@ -68,6 +68,13 @@ def split_options(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 def opened(source: Data) -> Dataset:
     return source if isinstance(source, Dataset) else open_dataset(source)
+
+
+def opened_to_train(source: Data | Family) -> Dataset | Family:
+    """A data set, or all those in a folder that holds several."""
+    if isinstance(source, (Dataset, Family)):
+        return source
+    return data.open_family(source) if data.is_family(source) else open_dataset(source)
 
 
 def inspect(path: str | Path) -> str:

@@ -10,11 +10,11 @@ import torch
 import xarray as xr
 
 from eddycast import assimilation, distributed
-from eddycast.api.data import Data, opened
+from eddycast.api.data import Data, opened, opened_to_train
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.shares import passes_line
 from eddycast.api.simulation import simulate
-from eddycast.data import Dataset, check_output, write
+from eddycast.data import Dataset, Family, check_output, write
 from eddycast.errors import InputError
 from eddycast.observations import Observations
 from eddycast.recipes import (
@@ -48,7 +48,7 @@ def methods() -> list[tuple[str, str]]:
 def train(
     recipe: str | Path | Recipe,
     *,
-    data: Data | None = None,
+    data: Data | Family | None = None,
     out: str | Path | None = None,
     init: str | Path | None = None,
     stage: str | None = None,
@@ -68,7 +68,7 @@ def train(
 
     Args:
         recipe: Name, YAML or JSON file, or object.
-        data: Opened data or a path; None simulates what the recipe says.
+        data: Opened data or a path, of a family of data sets as well (a folder of folders); None simulates what the recipe says.
         out: Run directory; None for `runs/<name>`.
         init: Run whose weights are the start.
         stage: Train this stage only.
@@ -109,7 +109,7 @@ def train(
             if chosen.simulation is None:
                 raise InputError(f"The recipe {chosen.name} needs data: pass --data with a file or directory.")
             data = simulated(chosen)
-        dataset = opened(data)
+        dataset = opened_to_train(data)
         try:
             train_recipe(
                 chosen,
@@ -195,7 +195,7 @@ def find_recipe(recipe: str | Path | Recipe) -> Recipe:
     return get_recipe(str(recipe))
 
 
-def simulated(recipe: Recipe) -> Dataset:
+def simulated(recipe: Recipe) -> Dataset | Family:
     """The data that a recipe simulates."""
     settings = recipe.simulation
     assert settings is not None, "checked by the caller"
@@ -208,10 +208,12 @@ def simulated(recipe: Recipe) -> Dataset:
         parameters=settings.parameters,
         initial=settings.initial,
         grid=settings.grid,
+        spacing=settings.spacing,
         solver_grid=settings.solver_grid,
         dt=settings.dt,
         spin_up=settings.spin_up,
         seed=settings.seed,
+        store=settings.store,
     )
 
 

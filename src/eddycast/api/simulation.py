@@ -11,11 +11,20 @@ from typing import Any
 import torch
 
 from eddycast import __version__, data, simulators
-from eddycast.data import Dataset, Field, PlainClock, Segment
+from eddycast.data import Dataset, Family, Field, PlainClock, Segment
 from eddycast.data.dataset import SPLITS
 from eddycast.data.splits import DEFAULT_FRACTIONS, check_fractions
 from eddycast.errors import InputError
-from eddycast.simulators import Simulation, System, get_system, initial_values, with_initial
+from eddycast.noise import MemberNoise
+from eddycast.simulators import (
+    ParameterValue,
+    Simulation,
+    System,
+    Values,
+    get_system,
+    initial_values,
+    with_initial,
+)
 
 
 def simulate(
@@ -25,10 +34,12 @@ def simulate(
     steps: int = 400,
     evaluation_steps: int | None = None,
     split: Sequence[float] = DEFAULT_FRACTIONS,
-    parameters: Mapping[str, float | tuple[float, float]] | None = None,
+    parameters: Mapping[str, ParameterValue] | None = None,
     initial: Mapping[str, float] | None = None,
     grid: Sequence[int] | None = None,
+    spacing: float | None = None,
     solver_grid: Sequence[int] | None = None,
+    store: str | None = None,
     dt: float | None = None,
     spin_up: float | None = None,
     seed: int = 0,
@@ -36,7 +47,7 @@ def simulate(
     device: str = "cpu",
     out: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Dataset:
+) -> Dataset | Family:
     """Simulate trajectories of a system, split by their number into train, valid and test.
 
     Everything random about a trajectory depends on the seed and its number alone, and all have the same spin-up: the first states of a
@@ -48,11 +59,14 @@ def simulate(
         evaluation_steps: Stored states of the runs of valid and test; None for `steps`. Training runs are not integrated further.
         split: Shares of train, valid and test, 80 / 10 / 10 %; numbers of trajectories will do. Train ends before trajectory number
             floor(N * first share), valid before floor(N * (first + second)); each part with a share gets at least one.
-        parameters: A value, or a range (low, high) to draw from for each run.
+        parameters: A value, a range (low, high) to draw from for each run, or `Values` that runs take in turn.
         initial: Settings of the law of initial states, say {"peak_wavenumber": 6}; no network is told them.
         grid: Points per axis of the stored states; None for the system's own.
+        spacing: Distance of the points instead, for systems whose domain is as long as a parameter says. With `Values` of such a
+            parameter each length is a data set on its own grid, split by itself, and the result a family of them, in folders of `out`.
         solver_grid: Points per axis on which the system is solved, at least those of `grid`, along periodic axes; what is stored is the
             truncated Fourier series. None to solve on `grid`.
+        store: What to store of each state instead, such as "zonal-mean" of beta-plane (never holding all states); None for the states.
         dt, spin_up: Time between states and before the first one; None for the system's own.
         seed: The same seed gives the same data.
         dtype: Of the arithmetic, `float32` or `float64`; states are stored in float32.
@@ -65,6 +79,20 @@ def simulate(
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be float32 or float64, got {dtype!r}.")
     chosen = with_initial(get_system(system), initial or {})
+    simulators.reduction(chosen, store)  # refuses names that it does not have
+    if spacing is not None:
+        if grid is not None or solver_grid is not None:
+            raise InputError("--spacing sets the points of the grid: leave --grid and --solver-grid out.")
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "evaluation_steps": evaluation_steps,
+            "split": split,
+            "initial": initial,
+        }
+        shared |= {"dt": dt, "spin_up": spin_up, "seed": seed, "dtype": dtype, "device": device}
+        return spaced(
+            chosen, spacing, trajectories, parameters or {}, None if out is None else Path(out), progress, shared
+        )
     solved, stored = grid_shapes(chosen, grid, solver_grid)
     parts = split_numbers(trajectories, split)
     if evaluation_steps is not None and evaluation_steps < 1:
@@ -96,6 +124,7 @@ def simulate(
                 parameters=parameters or {},
                 grid_shape=solved,
                 store_shape=stored,
+                store=store,
                 seed=seed,
                 spin_up=spin_up,
                 dt=dt,
@@ -110,6 +139,68 @@ def simulate(
     content = manifest(dataset, chosen, parameters or {})
     data.write_well(dataset, Path(out), manifest=content)
     return data.open_dataset(Path(out))
+
+
+def spaced(
+    system: System,
+    spacing: float,
+    trajectories: int,
+    parameters: Mapping[str, ParameterValue],
+    out: Path | None,
+    progress: Callable[[int, int], None] | None,
+    shared: dict[str, Any],
+) -> Dataset | Family:
+    """Points a fixed distance apart on domains of any length: a data set for each length; see `simulate`.
+
+    Raises: InputError for a system whose domain has one length, ranges of lengths, or a length that does not hold a whole (even) number.
+    """
+    info = system.info
+    if info.extent is None:
+        able = ", ".join(name for name, one in simulators.SYSTEMS.items() if one.info.extent is not None)
+        raise InputError(f"The domain of {info.name} has one length: give --grid; --spacing is for {able}.")
+    everyone = torch.arange(trajectories)
+    drawn = simulators.draw_parameters(
+        system, parameters, MemberNoise(shared["seed"], everyone, torch.zeros_like(everyone))
+    )
+    extents = info.extent(drawn)
+    different, owner = extents.unique(dim=0, return_inverse=True)
+    setting = {name for name, value in parameters.items() if isinstance(value, Values)}
+    if len(different) > 1 and not setting:
+        raise InputError("--spacing needs lengths that are given: write domain_length=36,64,100 instead of a range.")
+    if out is not None and len(different) > 1:
+        out.mkdir(exist_ok=True)
+    members: dict[str, Dataset] = {}
+    counts = [int((owner == number).sum()) for number in range(len(different))]
+    for number, extent in enumerate(different.tolist()):
+        row = drawn[owner == number][0]
+        own = {name: value for name, value in parameters.items() if not isinstance(value, Values)}
+        own |= {name: row[info.parameter_names.index(name)].item() for name in setting}
+        label = "_".join(f"{name}-{own[name]:g}" for name in parameters if name in setting)
+
+        def report(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                share = (sum(counts[:number]) + counts[number] * done / total) / trajectories
+                progress(round(1000 * share), 1000)
+
+        members[label] = simulate(  # type: ignore[assignment]
+            info.name, trajectories=counts[number], parameters=own, grid=points_of(info.name, extent, spacing), progress=report,
+            out=None if out is None else out / label if len(different) > 1 else out, **shared,
+        )  # fmt: skip
+    return Family(members) if len(members) > 1 else next(iter(members.values()))
+
+
+def points_of(name: str, extent: Sequence[float], spacing: float) -> tuple[int, ...]:
+    """Even numbers of points so far apart, to 1 %. Raises: InputError where the length does not hold such a number."""
+    if not spacing > 0:
+        raise InputError(f"--spacing must be positive, got {spacing:g}.")
+    points = tuple(2 * max(1, round(length / spacing / 2)) for length in extent)
+    for length, count in zip(extent, points, strict=True):
+        if abs(length / count - spacing) > 0.01 * spacing:
+            near = f"{2 * spacing * (count // 2):g} or {2 * spacing * (count // 2 + 1):g}"
+            raise InputError(
+                f"{name}: a domain of length {length:g} holds no even number of points {spacing:g} apart; a length of {near} does."
+            )
+    return points
 
 
 def grid_shapes(
@@ -200,7 +291,7 @@ def _static(runs: list[Simulation]) -> torch.Tensor | None:
     return torch.stack(columns, dim=1)
 
 
-def manifest(dataset: Dataset, system: System, parameters: Mapping[str, float | tuple[float, float]]) -> dict[str, Any]:
+def manifest(dataset: Dataset, system: System, parameters: Mapping[str, ParameterValue]) -> dict[str, Any]:
     """How simulated data came to be: enough to make them again, and to see which trajectory lies where."""
     known = dataset.attributes
     values = {
@@ -222,8 +313,9 @@ def manifest(dataset: Dataset, system: System, parameters: Mapping[str, float | 
             for name, segments in dataset.splits.items()
             if segments
         },
-        "parameters": values,
+        "parameters": {name: asdict(value) if isinstance(value, Values) else value for name, value in values.items()},
         "initial": initial_values(system),
+        **({"stored": known["stored"]} if "stored" in known else {}),
         "grid": list(dataset.grid.shape),
         "solver_grid": [int(points) for points in str(known.get("solver_grid", _times(dataset.grid.shape))).split("x")],
         "dt": dataset.dt,

@@ -25,6 +25,10 @@ def solver(name: str, dataset: Dataset, given: dict[str, Any]) -> Emulator:
     """The numerical solver for the grid and parameters of the data."""
     system = get_system(name)
     refuse(given, (*SETTINGS, "boundary"))
+    if stored := dataset.attributes.get("stored"):
+        raise InputError(
+            f"system:{name} cannot go on from these data: they hold the {stored} of states alone. Simulate states without --store."
+        )
     if dataset.parameter_names != system.info.parameter_names:
         raise InputError(
             f"system:{name} needs the parameters {', '.join(system.info.parameter_names)}; the data have "

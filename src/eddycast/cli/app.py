@@ -12,7 +12,7 @@ import typer
 
 import eddycast
 from eddycast import distributed
-from eddycast.cli import catalogue, data, models, results, tiles
+from eddycast.cli import catalogue, data, models, results, statistics, tiles
 from eddycast.errors import InputError
 
 SHARED = ("train", "forecast", "evaluate", "compare")
@@ -38,6 +38,8 @@ for command in (
     data.observe,
     models.assimilate,
     results.evaluate,
+    statistics.statistics,
+    statistics.events,
     results.latents,
     results.plot,
     results.report,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eddycast.cli import options
-from eddycast.cli.parse import grid_shape, initial_values, noise_level, parameter_ranges, quoted, shares
+from eddycast.cli.parse import Turns, grid_shape, initial_values, noise_level, parameter_ranges, quoted, shares
 from eddycast.errors import InputError
 from eddycast.progress import progress_bar
 
@@ -34,8 +34,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             "--param",
-            metavar="name=value|name=lo:hi",
-            help="A parameter, or the range to draw it from for each run; may be repeated.",
+            metavar="name=value|name=lo:hi|name=a,b,c",
+            help="A parameter, the range to draw it from for each run, or values that runs take in turn (a*3: for three); may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -58,6 +58,22 @@ def simulate(
         str | None,
         typer.Option(metavar="256x256", help="Points per axis of the solver; as --grid if absent.", show_default=False),
     ] = None,
+    spacing: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Distance of the points, instead of --grid; several domain lengths make a family of data sets.",
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="zonal-mean",
+            help="What to store of each state instead of all of it; see docs/systems.md.",
+            show_default=False,
+        ),
+    ] = None,
     dt: Annotated[
         float | None, typer.Option(help="Time between stored states; the system's own if absent.", show_default=False)
     ] = None,
@@ -72,8 +88,11 @@ def simulate(
     stored, solved, parts = grid_shape(grid), grid_shape(solver_grid, "--solver-grid"), shares(split)
     from eddycast import api
 
+    parameters = {
+        name: api.Values(**vars(value)) if isinstance(value, Turns) else value for name, value in parameters.items()
+    }
     with progress_bar(f"simulating {system}") as progress:
-        api.simulate(
+        made = api.simulate(
             system,
             trajectories=trajectories,
             steps=steps,
@@ -83,6 +102,8 @@ def simulate(
             initial=law,
             grid=stored,
             solver_grid=solved,
+            spacing=spacing,
+            store=store,
             dt=dt,
             spin_up=spin_up,
             seed=seed,
@@ -92,6 +113,9 @@ def simulate(
         )
     longer = "" if evaluation_steps in (None, steps) else f" ({evaluation_steps} in valid and test)"
     typer.echo(f"Wrote {trajectories} trajectories of {steps} states{longer} to {out}")
+    if isinstance(made, api.Family):
+        typer.echo(f"They are {len(made.members)} data sets: {', '.join(made.members)}")
+        out = out / next(iter(made.members))
     typer.echo(f"Next: eddycast inspect {quoted(out)}")
 
 

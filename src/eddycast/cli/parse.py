@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -53,14 +54,37 @@ def parameter_values(texts: Iterable[str]) -> dict[str, float]:
     return {name: number(value, f"--param {name}") for name, value in values.items()}
 
 
-def parameter_ranges(texts: Iterable[str]) -> dict[str, float | Range]:
-    """`["viscosity=0.1", "length=22:44"]` to `{"viscosity": 0.1, "length": (22.0, 44.0)}`.
+@dataclass(frozen=True)
+class Turns:
+    """Values that runs take in turn, each for so many runs in a row."""
+
+    values: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+def turns(name: str, text: str) -> Turns:
+    """`"22*8,36,64"` to the values 22, 36, 64 and the counts 8, 1, 1. Raises: InputError for another form."""
+    values, counts = [], []
+    for part in text.split(","):
+        value, star, count = (piece.strip() for piece in part.partition("*"))
+        values.append(number(value, f"--param {name}, each value,"))
+        if star and not (count.isascii() and count.isdigit() and int(count) > 0):
+            raise InputError(f"--param {name}: '{part.strip()}' must be a value, or value*count with a whole count.")
+        counts.append(int(count) if star else 1)
+    return Turns(tuple(values), tuple(counts))
+
+
+def parameter_ranges(texts: Iterable[str]) -> dict[str, float | Range | Turns]:
+    """`["viscosity=0.1", "length=22:44"]` to `{"viscosity": 0.1, "length": (22.0, 44.0)}`, lists of values to `Turns`.
 
     Raises: InputError for another form, or for a range whose lower end is not the smaller one.
     """
-    parameters: dict[str, float | Range] = {}
-    for name, value in pairs(texts, "--param", "name=value or name=lo:hi").items():
+    parameters: dict[str, float | Range | Turns] = {}
+    for name, value in pairs(texts, "--param", "name=value, name=lo:hi or name=a,b,c").items():
         lower, colon, upper = value.partition(":")
+        if not colon and ("," in value or "*" in value):
+            parameters[name] = turns(name, value)
+            continue
         if not colon:
             parameters[name] = number(value, f"--param {name}")
             continue

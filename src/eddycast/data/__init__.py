@@ -12,7 +12,8 @@ clock          times and calendars
 quadrature     axes with their weights
 splits         train, valid, test
 normalisation  statistics; physical <-> normalised
-windows        batches for training
+windows        batches for training (mixture: from several data sets)
+family         data sets on grids of their own as one; parts of one by the values of its parameters
 output         forecasts and analyses as labelled files
 inspection     what is in a data set, as text
 """
@@ -20,8 +21,18 @@ inspection     what is in a data set, as text
 from eddycast.data.arrays import from_arrays
 from eddycast.data.clock import CalendarClock, Clock, PlainClock
 from eddycast.data.dataset import Dataset, Field, Initial, Segment
+from eddycast.data.family import (
+    Family,
+    by_parameters,
+    is_family,
+    open_family,
+    same_parameters,
+    with_parameters,
+    without_parameters,
+)
 from eddycast.data.inspection import describe, inspect
 from eddycast.data.latents import Piece, coarse_grid, open_latents, piece_trajectories, read_manifest, write_latents
+from eddycast.data.mixture import Batches, MixedBatches, Mixture, training_batches
 from eddycast.data.normalisation import Normalisation, statistics
 from eddycast.data.opening import open_dataset
 from eddycast.data.output import check_output, grid_of, read, to_xarray, write
@@ -32,17 +43,22 @@ from eddycast.data.well_writer import validate_well, write_well
 from eddycast.data.windows import WindowBatches
 
 __all__ = [
+    "Batches",
     "CalendarClock",
     "Clock",
     "Dataset",
+    "Family",
     "Field",
     "Initial",
+    "MixedBatches",
+    "Mixture",
     "Normalisation",
     "Piece",
     "PlainClock",
     "Segment",
     "StaticFields",
     "WindowBatches",
+    "by_parameters",
     "check_output",
     "coarse_grid",
     "describe",
@@ -50,16 +66,22 @@ __all__ = [
     "grid_of",
     "in_units",
     "inspect",
+    "is_family",
     "make_splits",
     "open_dataset",
+    "open_family",
     "open_latents",
     "piece_trajectories",
     "read",
     "read_manifest",
+    "same_parameters",
     "statistics",
     "tile",
     "to_xarray",
+    "training_batches",
     "validate_well",
+    "with_parameters",
+    "without_parameters",
     "write",
     "write_latents",
     "write_well",

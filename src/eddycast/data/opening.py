@@ -45,6 +45,12 @@ def file_format(path: Path) -> Format:
             return "gridded"
         if find_files(path):
             return "well"
+        folders = sorted(item for item in path.iterdir() if item.is_dir())
+        if folders and all(find_files(item) for item in folders):
+            raise InputError(
+                f"{path} holds {len(folders)} data sets, a family that only `train` takes whole: name one of "
+                f"{', '.join(item.name for item in folders[:5])}."
+            )
         inside = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
         raise InputError(f"{path}: expected data/train/*.hdf5 (and valid, test) or a Zarr store, found {inside}.")
     try:

@@ -80,9 +80,20 @@ class WindowBatches:
         """Places of this part within the whole batch."""
         return slice(self.batch_size * self.rank // self.ranks, self.batch_size * (self.rank + 1) // self.ranks)
 
+    def size(self, step: int) -> int:
+        """Windows of the whole batch `step`."""
+        return self.batch_size
+
+    def first(self, step: int) -> int:
+        """Place of this part within the whole batch `step`."""
+        return self.part.start
+
     def indices(self, step: int) -> np.ndarray:
         """Numbers of the windows of (this part of) batch `step`, (batch,)."""
-        position = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[self.part]
+        return self._chosen(step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[self.part])
+
+    def _chosen(self, position: np.ndarray) -> np.ndarray:
+        """Numbers of the windows at places of the endless stream, (place,)."""
         epochs, places = np.divmod(position, self.num_windows)
         chosen = np.empty(len(position), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
@@ -126,7 +137,9 @@ class WindowBatches:
 
     def states(self, step: int) -> Tensor:
         """States of batch `step`, (batch, frames, channel, *space); invalid points are NaN."""
-        chosen = self.indices(step)
+        return self._states(self.indices(step))
+
+    def _states(self, chosen: np.ndarray) -> Tensor:
         if self.in_memory:
             rows = self._rows[torch.from_numpy(chosen)]
             return self._held[0][rows[:, None] + self.stride * torch.arange(self.frames)]
@@ -137,8 +150,16 @@ class WindowBatches:
 
     def conditions(self, step: int) -> Conditions:
         """Conditions of batch `step` with the origin at the first frame of each window."""
-        rows = torch.from_numpy(self.windows[self.indices(step)])
+        return self._conditions(self.indices(step))
+
+    def _conditions(self, chosen: np.ndarray) -> Conditions:
+        rows = torch.from_numpy(self.windows[chosen])
         return self.dataset.conditions(rows[:, 0], rows[:, 1], self.stride)
+
+    def take(self, positions: np.ndarray) -> tuple[Tensor, Conditions]:
+        """Windows at any places of the stream, (place,), as `batch` gives them: batch b has the places b B ... (b + 1) B - 1."""
+        chosen = self._chosen(positions)
+        return self._states(chosen), self._conditions(chosen)
 
     def batch(self, step: int) -> tuple[Tensor, Conditions]:
         """Batch `step`, counted from 0: states (batch, frames, channel, *space) and their conditions."""

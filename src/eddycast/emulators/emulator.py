@@ -142,13 +142,16 @@ class Emulator:
         context = context.to(self.device)
         known = self.space.encode(context, conditions, past)
         start = context[:, -1]
+        guard = self.guard
+        if guard is not None and not guard.fits(conditions.grid):
+            guard = guard.on(conditions.grid)
         windows = rollout(
             self.model,
             known,
             conditions,
             leads,
             noise=noise,
-            guard=self.guard,
+            guard=guard,
             space=self.space,
             hook=self.hook,
             start=start,

@@ -8,10 +8,14 @@ amplitude, zero for those beyond the resolved band.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from eddycast.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class SpectralGuard:
         ceiling: Largest amplitude allowed to each mode of a real FFT (norm "forward") along the periodic axes, (channel, *modes);
             0 removes the mode. Empty when no axis is periodic.
         periodic: Which space axes are periodic.
+        lengths: Length of each axis of the grid on which it was measured (the period of a periodic one); empty for a guard of one grid.
 
     Applied to model space that is an affine map of the physical fields with one scale per channel; anything else has other modes.
     """
@@ -30,6 +35,7 @@ class SpectralGuard:
     conserved: Tensor
     ceiling: Tensor
     periodic: tuple[bool, ...]
+    lengths: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, x: Tensor, periodic: tuple[bool, ...], *, floor: float = 1e-10, margin: float = 1.2) -> SpectralGuard:
@@ -54,6 +60,57 @@ class SpectralGuard:
         largest = amplitude.flatten(0, 1).amax(dim=0)
         return cls(conserved, torch.where(power > floor * peak, margin * largest, 0.0), periodic)
 
+    def of(self, grid: Grid) -> SpectralGuard:
+        """The same guard with the lengths of the grid on which it was measured, so that it knows others."""
+        return replace(self, lengths=lengths(grid))
+
+    def fits(self, grid: Grid) -> bool:
+        """Whether the modes of a grid are those of the ceiling; a guard without lengths is taken at its word."""
+        points = [grid.shape[dim] for dim in _wrapped(self.periodic)]
+        modes = [*points[:-1], points[-1] // 2 + 1] if points else []
+        return not self.lengths or (
+            lengths(grid) == self.lengths and [self.ceiling.shape[dim] for dim in _wrapped(self.periodic)] == modes
+        )
+
+    def on(self, grid: Grid) -> SpectralGuard:
+        """The guard for another grid: the ceiling of a mode is that of the nearest wavenumbers, in radians per length.
+
+        A mode of a statistically homogeneous field holds the power of a band as wide as the spacing of modes, so amplitudes go as the
+        root of measured length / length along each axis. Between two wavenumbers that were measured the larger ceiling holds; beyond the
+        highest nothing is known, and the mode is removed.
+
+        Raises: ValueError for a guard without lengths, or a grid of other periodic axes.
+        """
+        if grid.periodic != self.periodic or len(self.lengths) != len(self.periodic):
+            raise ValueError(
+                f"A guard of {self.periodic} with lengths {self.lengths} does not fit a grid of {grid.periodic}."
+            )
+        new, dims = lengths(grid), _wrapped(self.periodic)
+        if not dims:
+            return replace(self, lengths=new)
+        ceiling = self.ceiling
+        for dim in dims:
+            half = dim == dims[-1]
+            ratio = self.lengths[dim] / new[dim]
+            wanted = _numbers(grid.shape[dim], half, ceiling.device)
+            place = wanted.abs().double() * ratio  # number of the mode of the same wavenumber where it was measured
+            near = [
+                bound(place - 1e-6 if bound is torch.ceil else place + 1e-6).long()
+                for bound in (torch.floor, torch.ceil)
+            ]
+            reach = ceiling.shape[dim] - 1 if half else ceiling.shape[dim] // 2
+            highest = torch.stack([_row(ceiling, dim, number, wanted, half, reach) for number in near]).amax(dim=0)
+            ceiling = highest * math.sqrt(ratio)
+        return replace(self, ceiling=ceiling, lengths=new)
+
+    @classmethod
+    def joined(cls, guards: Sequence[SpectralGuard], grid: Grid) -> SpectralGuard:
+        """One guard for all that several have seen, on a grid of its own: the highest ceiling, and what is conserved in all."""
+        moved = [guard.on(grid) for guard in guards]
+        conserved = torch.stack([guard.conserved for guard in moved]).all(dim=0)
+        ceiling = torch.stack([guard.ceiling for guard in moved]).amax(dim=0)
+        return cls(conserved, ceiling, grid.periodic, lengths(grid))
+
     def means(self, x: Tensor) -> Tensor:
         """Spatial means (batch, 1, channel, 1, ...) of the last state of x (batch, time, channel, *space)."""
         return x[:, -1:].mean(dim=tuple(range(-len(self.periodic), 0)), keepdim=True)
@@ -76,11 +133,35 @@ class SpectralGuard:
         return x - torch.where(self.conserved.to(x.device)[(...,) + (None,) * len(space)], drift, 0.0)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        return {"conserved": self.conserved, "ceiling": self.ceiling, "periodic": torch.tensor(self.periodic)}
+        tensors = {"conserved": self.conserved, "ceiling": self.ceiling, "periodic": torch.tensor(self.periodic)}
+        return tensors | ({"lengths": torch.tensor(self.lengths, dtype=torch.float64)} if self.lengths else {})
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> SpectralGuard:
-        return cls(tensors["conserved"], tensors["ceiling"], tuple(tensors["periodic"].tolist()))
+        known = tuple(tensors["lengths"].tolist()) if "lengths" in tensors else ()
+        return cls(tensors["conserved"], tensors["ceiling"], tuple(tensors["periodic"].tolist()), known)
+
+
+def lengths(grid: Grid) -> tuple[float, ...]:
+    """Period of each periodic axis, number of points of the others: they are not transformed."""
+    return tuple(axis.period or float(axis.size) if axis.periodic else float(axis.size) for axis in grid.axes)
+
+
+def _numbers(points: int, half: bool, device: torch.device) -> Tensor:
+    """Signed numbers of the modes along an axis, in the order of the FFT, or from 0 on where only half of them are kept."""
+    if half:
+        return torch.arange(points // 2 + 1, device=device)
+    return torch.fft.fftfreq(points, 1 / points, device=device).round().long()
+
+
+def _row(ceiling: Tensor, dim: int, number: Tensor, sign: Tensor, half: bool, reach: int) -> Tensor:
+    """Entries of the ceiling along an axis at the numbers of modes, with the signs of others; 0 beyond `reach`."""
+    size = ceiling.shape[dim]
+    index = number.clamp_max(reach)
+    index = index if half else torch.where(sign < 0, (size - index) % size, index)
+    taken = ceiling.index_select(dim, index.clamp_max(size - 1))
+    inside = (number <= reach).to(ceiling)
+    return taken * inside.reshape([-1 if axis == ceiling.ndim + dim else 1 for axis in range(ceiling.ndim)])
 
 
 def _wrapped(periodic: tuple[bool, ...]) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from eddycast.conditions import Conditions
 from eddycast.emulators.passes import record
+from eddycast.errors import InputError
+from eddycast.grid import Grid
 from eddycast.networks import NetworkConfig, build_network
 
 POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -24,6 +26,7 @@ class ModelShape:
         channels: Channels of a state in model space.
         periodic: Whether each space axis is periodic.
         parameter_mean, parameter_std: Training statistics of the scalar parameters, one entry each.
+        parameter_log: Which of them are told as logarithms, of which those are the statistics; empty for none.
         cyclic: Whether absolute time has a cycle (months of the year).
         static: Number of static fields, the mask of valid points included.
         boundaries: Whether networks are told the codes of the boundaries, two per axis.
@@ -40,6 +43,7 @@ class ModelShape:
     boundaries: bool = False
     vector_axes: tuple[int | None, ...] = ()
     vectors: tuple[str | None, ...] = ()
+    parameter_log: tuple[bool, ...] = ()
 
 
 class ConditionedNetwork(nn.Module):
@@ -51,9 +55,15 @@ class ConditionedNetwork(nn.Module):
     latent one. The output is 0 at points that are not valid: no loss sees them, and what an untrained point says would feed back in a
     rollout.
 
+    A backbone with `noise_shape(space)` takes in random numbers of that shape per entry, and the distance of points along each axis, as
+    `noise` and `spacing` of its call; others are given neither.
+
     Args:
         in_frames, out_frames, in_channels, out_channels, num_scalars, shared_channels: As in `networks.Network`, without what the
             conditions add.
+        noisy: Whether the caller gives the backbone its noise.
+
+    Raises: InputError for a backbone with noise of its own that nobody gives, or without where it is to be given.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class ConditionedNetwork(nn.Module):
         out_channels: int,
         num_scalars: int,
         shared_channels: int = 0,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -83,14 +94,38 @@ class ConditionedNetwork(nn.Module):
             periodic=shape.periodic,
             shared_channels=shared_channels + shape.static,
         )
+        inside = self.noise_shape((1,) * len(shape.periodic)) is not None
+        if noisy and not inside:
+            raise InputError(
+                f"Noise in the network needs a backbone that takes it, got {config.kind!r} without: set emulator.network.kind to "
+                "transformer-local and emulator.network.noise to latent or global, or emulator.noise to input."
+            )
+        if inside and not noisy:
+            raise InputError(
+                f"The network {config.kind!r} wants noise that nobody gives it: set emulator.noise to network in the family scoring, "
+                "or emulator.network.noise to none."
+            )
 
-    def forward(self, x: Tensor, conditions: Conditions, scalars: Tensor) -> Tensor:
-        """Frames (batch, in_frames, in_channels, *space), scalars (batch, num_scalars) -> (batch, out_frames, out_channels, *space)."""
+    def noise_shape(self, space: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Shape of the noise that the backbone takes per entry of the batch on a grid of `space` points; None for one without noise."""
+        declared = getattr(self.backbone, "noise_shape", None)
+        return None if declared is None else declared(space)
+
+    def forward(self, x: Tensor, conditions: Conditions, scalars: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Frames (batch, in_frames, in_channels, *space), scalars (batch, num_scalars) -> (batch, out_frames, out_channels, *space).
+
+        Args:
+            noise: Standard normal numbers (batch, *noise_shape), for a backbone with noise.
+        """
         known = [scalars]
         if self.shape.parameter_mean:
             mean = x.new_tensor(self.shape.parameter_mean)
             std = x.new_tensor(self.shape.parameter_std)
-            known.append((conditions.parameters.to(x) - mean) / std)
+            parameters = conditions.parameters.to(x)
+            if self.shape.parameter_log:
+                logarithmic = torch.tensor(self.shape.parameter_log, device=x.device)
+                parameters = torch.where(logarithmic, parameters.log(), parameters)
+            known.append((parameters - mean) / std)
         if self.shape.boundaries:
             known.append(conditions.boundary_codes().to(x).flatten(-2).expand(len(x), -1))
         if self.shape.cyclic:
@@ -105,8 +140,28 @@ class ConditionedNetwork(nn.Module):
             if fields.ndim == x.ndim - 1:  # of each entry: for all its frames
                 fields = fields[:, None]
             x = torch.cat([x, fields.to(x).expand(*x.shape[:2], *fields.shape[-x.ndim + 2 :])], dim=2)
-        out = record(self.backbone(x, torch.cat(known, dim=1)))
+        told = {}
+        if hasattr(self.backbone, "noise_shape"):
+            told = {"noise": noise, "spacing": spacings(conditions.grid, tuple(x.shape[3:]))}
+        out = record(self.backbone(x, torch.cat(known, dim=1), **told))
         return out if conditions.valid is None else torch.where(conditions.valid.to(out.device), out, 0.0)
+
+
+def spacings(grid: Grid, points: tuple[int, ...]) -> tuple[float, ...]:
+    """Distance between neighbours along each axis for `points` per axis, which in a latent space are fewer than those of the grid.
+
+    In the unit of the coordinates; the mean of uneven ones. 1 along a bounded axis of a single point, which has no neighbours.
+    """
+    found = []
+    for axis, count in zip(grid.axes, points, strict=True):
+        if axis.period is not None:
+            found.append(axis.period / count)
+        elif axis.size == 1:
+            found.append(1.0)
+        else:
+            step = abs(axis.coordinates[-1] - axis.coordinates[0]) / (axis.size - 1)
+            found.append(step * axis.size / count)
+    return tuple(found)
 
 
 def static_channels(conditions: Conditions) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -126,6 +126,8 @@ class TrainingBatch:
         generator: At the same state for every part.
         first: Place of x[0] in the whole batch.
         whole: Windows of the whole batch; None when this is all of it.
+        told: What the objective tells of this part besides its loss, by name: means over its windows, without gradients. The log has
+            what training makes of them; `spread` and `error` are mean squares, of which `collapse` speaks.
     """
 
     x: Tensor
@@ -133,6 +135,7 @@ class TrainingBatch:
     generator: torch.Generator
     first: int = 0
     whole: int | None = None
+    told: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -155,6 +158,9 @@ class Stage:
         objective: Batch -> scalar loss, a mean over windows.
         share: Part of the training budget, relative to the other stages.
         learning_rate: Peak learning rate, relative to that of the training settings.
+        view: Which of the views of the training data the windows come from (`training.Training.views`); empty for all of it.
+        frozen: Modules of `module` that stay as they are in this stage, without decay; the loss need not depend on them.
+        rates: Modules of `module` with a learning rate of their own, relative to that of the stage.
     """
 
     name: str
@@ -163,6 +169,9 @@ class Stage:
     objective: Callable[[TrainingBatch], Tensor]
     share: float = 1.0
     learning_rate: float = 1.0
+    view: str = ""
+    frozen: tuple[nn.Module, ...] = ()
+    rates: tuple[tuple[nn.Module, float], ...] = ()
 
 
 @runtime_checkable

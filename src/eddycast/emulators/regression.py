@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eddycast.conditions import Conditions
 from eddycast.emulators.increments import increment_scale, scale_at
 from eddycast.emulators.network import ConditionedNetwork, ModelShape
-from eddycast.emulators.objectives import valid_mean
+from eddycast.emulators.objectives import periodic_dims, refuse_land, spectral_amplitude_error, valid_mean
 from eddycast.emulators.protocols import Stage, TrainingBatch
 from eddycast.errors import InputError
 from eddycast.networks import MemberMasks, NetworkConfig, UNetConfig, has_dropout, masks_from
@@ -31,6 +31,8 @@ class RegressionConfig:
         horizon: Longest lead time of one pass, in steps; beyond 1 the network is told the lead and can be asked for any in (0, horizon].
         unroll: Steps through which a last stage of training is differentiated; 1 leaves that stage out.
         loss: `squared` error, whose minimiser is the conditional mean, or `absolute`, the median.
+        spectral_weight: Weight of the error of Fourier amplitudes along periodic axes that is added to it; 0 for none. It keeps small
+            scales from being smoothed away where they cannot be known, at some cost in the error. Not on land.
         variable: What the network says. `departure`: standardised increments from the last known state. `state`: the state itself.
         ensemble: What makes the members of a forecast differ: nothing; `dropout`, masks in the network, each pass its own; or
             `perturbation`, white noise on the known states with which a forecast starts. Training is the same in all three.
@@ -45,6 +47,7 @@ class RegressionConfig:
     horizon: int = 1
     unroll: int = 1
     loss: Literal["squared", "absolute"] = "squared"
+    spectral_weight: float = 0.0
     variable: Literal["departure", "state"] = "departure"
     ensemble: Literal["none", "dropout", "perturbation"] = "none"
     perturbation: float = 0.0
@@ -54,6 +57,8 @@ class RegressionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.perturbation < float("inf"):
             raise ValueError(f"perturbation is a standard deviation, 0 or more, got {self.perturbation}.")
+        if not 0 <= self.spectral_weight < float("inf"):
+            raise ValueError(f"spectral_weight must be 0 or more, got {self.spectral_weight}.")
         if self.ensemble == "perturbation" and self.perturbation == 0:
             raise ValueError(
                 "ensemble perturbation needs perturbation > 0: the standard deviation of the noise in model space (0.1, say)."
@@ -87,6 +92,7 @@ class Regression(nn.Module):
             out_channels=shape.channels,
             num_scalars=1,
         )
+        self.dims = periodic_dims(shape.periodic) if config.spectral_weight > 0 else ()
         self.register_buffer("scales", torch.ones(config.horizon, shape.channels))
         self._check_ensemble()
 
@@ -207,9 +213,15 @@ class Regression(nn.Module):
             lead = batch.own(lead)
         target = x[torch.arange(len(x), device=x.device), self.context - 1 + lead]
         conditions = batch.conditions.shifted(self.context - 1)
-        if self.config.variable == "departure":
-            target = (target - context[:, -1]) / self.scales[lead - 1][_spread(x)]
-        return self._mean(self.said(context, conditions, lead.to(x)) - target, conditions)
+        scale = self.scales[lead - 1][_spread(x)] if self.config.variable == "departure" else None
+        if scale is not None:
+            target = (target - context[:, -1]) / scale
+        said = self.said(context, conditions, lead.to(x))
+        loss = self._mean(said - target, conditions)
+        if self.config.spectral_weight == 0:
+            return loss
+        base = 0.0 if scale is None else context[:, -1] / scale
+        return loss + self._spectral(base + said, base + target, conditions)
 
     def _unrolled_loss(self, batch: TrainingBatch) -> Tensor:
         x, horizon = batch.x, self.config.horizon
@@ -221,11 +233,18 @@ class Regression(nn.Module):
             conditions = batch.conditions.shifted(origin)
             predicted = self.predict(context, conditions, leads)
             context = torch.cat([context, predicted], dim=1)[:, -self.context :]
-            error = predicted - x[:, origin + 1 : origin + 1 + horizon]
-            if self.config.variable == "departure":
-                error = error / self.scales[_spread(x)]
-            losses.append(self._mean(error, conditions))
+            truth = x[:, origin + 1 : origin + 1 + horizon]
+            scale = self.scales[_spread(x)] if self.config.variable == "departure" else 1.0
+            loss = self._mean((predicted - truth) / scale, conditions)
+            if self.config.spectral_weight > 0:
+                loss = loss + self._spectral(predicted / scale, truth / scale, conditions)
+            losses.append(loss)
         return torch.stack(losses).mean()
+
+    def _spectral(self, x: Tensor, truth: Tensor, conditions: Conditions) -> Tensor:
+        """What the error of amplitudes adds to the loss, for states in the unit of the error."""
+        refuse_land(conditions)
+        return self.config.spectral_weight * spectral_amplitude_error(x, truth, self.dims)
 
     def _mean(self, error: Tensor, conditions: Conditions) -> Tensor:
         return valid_mean(error.abs() if self.config.loss == "absolute" else error.square(), conditions)

@@ -12,6 +12,7 @@ from eddycast.networks.batch_norm import BatchNorm, batch_norms, running_statist
 from eddycast.networks.dropout import MemberMasks, TrainingMasks, has_dropout, masks_from, number_sites
 from eddycast.networks.dyffusion_cnn import DyffusionCNN, DyffusionCNNConfig
 from eddycast.networks.fno import FNO, FNOConfig
+from eddycast.networks.local_transformer import LocalTransformer, LocalTransformerConfig
 from eddycast.networks.mlp import MLP, MLPConfig
 from eddycast.networks.modern_unet import ModernUNet, ModernUNetConfig
 from eddycast.networks.otness_unet import OtnessUNet, OtnessUNetConfig
@@ -33,6 +34,7 @@ NetworkConfig = (
     | OtnessUNetConfig
     | ResNetUNetConfig
     | MLPConfig
+    | LocalTransformerConfig
 )
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -45,6 +47,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet-otness": OtnessUNet,
     "unet-resnet": ResNetUNet,
     "mlp": MLP,
+    "transformer-local": LocalTransformer,
 }
 
 
@@ -91,6 +94,8 @@ __all__ = [
     "DyffusionCNN",
     "DyffusionCNNConfig",
     "FNOConfig",
+    "LocalTransformer",
+    "LocalTransformerConfig",
     "MLPConfig",
     "MemberMasks",
     "ModernUNet",

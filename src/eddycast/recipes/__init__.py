@@ -15,6 +15,7 @@ from eddycast.recipes import (
     latent_diffusion,
     navier_stokes,
     own_data,
+    parametric,
 )
 from eddycast.recipes.boundary import boundary_hook, read_boundary
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache
@@ -36,7 +37,7 @@ from eddycast.recipes.recipe import (
 from eddycast.recipes.run import AUTOENCODER, Run, load_run
 from eddycast.recipes.train import train_recipe
 
-SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, dyffusion, navier_stokes, own_data)
+SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, dyffusion, parametric, navier_stokes, own_data)
 
 
 def all_recipes() -> dict[str, Recipe]:

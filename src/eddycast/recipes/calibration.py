@@ -74,6 +74,15 @@ def validation(
     return score
 
 
+def validation_of_all(
+    emulator: Emulator, datasets: tuple[Dataset, ...], space: Normalisation, settings: EvaluationSettings
+) -> Callable[[], float] | None:
+    """Mean of `validation` over data sets, which share the cases among them; None where none has a validation split."""
+    shared = replace(settings, validation_cases=max(1, settings.validation_cases // len(datasets)))
+    scores = [score for one in datasets if (score := validation(emulator, one, space, shared)) is not None]
+    return (lambda: sum(score() for score in scores) / len(scores)) if scores else None
+
+
 def physical_scale(space: Normalisation, truth: Tensor) -> Tensor:
     """Standard deviation of each field in its own unit, (channel, *space or ones); truth (case, lead, channel, *space)."""
     scale = space.std.clamp_min(1e-12).clone()

@@ -20,10 +20,19 @@ SAMPLE_WINDOWS, SAMPLE_BYTES = 512, 2**28
 """Windows on which scales, bands and conserved means are measured, and their size in memory: the smaller one bounds them."""
 
 
-def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
-    """What the model must know of the data."""
-    train = sorted({segment.trajectory for segment in dataset.segments("train")})
-    parameters = torch.stack([dataset.parameters(number) for number in train]).double()
+def model_shape(dataset: Dataset, recipe: Recipe, family: Sequence[Dataset] = ()) -> ModelShape:
+    """What the model must know of the data.
+
+    Raises: InputError for a logarithm of a parameter that the data do not have, or that is not positive there.
+    """
+    rows = [
+        one.parameters(number)
+        for one in family or (dataset,)
+        for number in sorted({segment.trajectory for segment in one.segments("train")})
+    ]
+    parameters = torch.stack(rows).double()
+    logarithmic = logarithms(recipe.log_parameters, dataset.parameter_names, parameters)
+    parameters = torch.where(torch.tensor(logarithmic, dtype=torch.bool), parameters.log(), parameters)
     parameters = parameters if recipe.tell_parameters else parameters[:, :0]
     std = (parameters - parameters.mean(dim=0)).square().mean(dim=0).sqrt()
     vectors = (
@@ -34,12 +43,23 @@ def model_shape(dataset: Dataset, recipe: Recipe) -> ModelShape:
         periodic=dataset.grid.periodic,
         parameter_mean=tuple(parameters.mean(dim=0).tolist()),
         parameter_std=tuple(torch.where(std > 1e-6 * parameters.abs().amax(dim=0), std, 1.0).tolist()),
+        parameter_log=logarithmic if recipe.tell_parameters and any(logarithmic) else (),
         cyclic=dataset.cycle is not None,
         static=len(dataset.static_names) + (dataset.valid is not None),
         boundaries=recipe.tell_boundaries,
         vector_axes=() if vectors is None else vectors.axis,
         vectors=() if vectors is None else vectors.vector,
     )
+
+
+def logarithms(wanted: Sequence[str], names: Sequence[str], values: Tensor) -> tuple[bool, ...]:
+    """Which parameters are told as logarithms; values (trajectory, P). Raises: InputError for those that cannot be."""
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"log_parameters: the data have no parameter {name!r}, but {', '.join(names) or 'none'}.")
+        if not bool((values[:, list(names).index(name)] > 0).all()):
+            raise InputError(f"log_parameters: {name} is not positive in all trajectories: leave it out.")
+    return tuple(name in wanted for name in names)
 
 
 def vector_components(dataset: Dataset, augment: Sequence[str]) -> Components:

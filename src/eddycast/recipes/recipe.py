@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from eddycast.emulators import AutoencodingConfig, FamilyConfig, RegressionConfig
 from eddycast.errors import InputError
 from eddycast.files import read_text
+from eddycast.recipes.adaptation import Adaptation
 from eddycast.recipes.kinds import KindError, alternatives, choices_at, hints, resolved, with_kind
 from eddycast.recipes.yaml_text import parse_yaml
+from eddycast.simulators import Values
 from eddycast.training import TrainingSettings
 
-FREE_MAPPINGS = frozenset({"parameters", "initial", "published", "sampler_options", "log"})
+FREE_MAPPINGS = frozenset({"parameters", "initial", "published", "sampler_options", "log", "pretrain"})
 """Settings that are mappings with any keys; what the keys mean is checked where they are used."""
 
 
@@ -28,21 +30,24 @@ class SimulationSettings:
     Args:
         system: Key of `simulators.SYSTEMS`.
         trajectories, steps: Size.
-        parameters: Fixed values, or pairs (low, high) drawn per trajectory.
+        parameters: Fixed values, pairs (low, high) drawn per trajectory, or `Values` that trajectories take in turn.
         grid: Points per axis of the states; None for the system's own.
+        spacing: Distance of the points instead, for domains whose length is a parameter; several lengths make a family.
         dt, spin_up: Time between stored states and before the first one; None for the system's own.
         seed: Of the simulation.
         evaluation_steps: States of the trajectories of valid and test; None for `steps`.
         split: Shares of train, valid and test.
         solver_grid: Points per axis of the solver; None for those of the states.
         initial: Settings of the system's law of initial states.
+        store: What is stored of each state instead, such as `zonal-mean` of the beta plane.
     """
 
     system: str = "kuramoto-sivashinsky"
     trajectories: int = 640
     steps: int = 160
-    parameters: dict[str, float | tuple[float, float]] = field(default_factory=dict)
+    parameters: dict[str, float | tuple[float, float] | Values] = field(default_factory=dict)
     grid: tuple[int, ...] | None = None
+    spacing: float | None = None
     dt: float | None = None
     spin_up: float | None = None
     seed: int = 0
@@ -50,6 +55,7 @@ class SimulationSettings:
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     solver_grid: tuple[int, ...] | None = None
     initial: dict[str, float] = field(default_factory=dict)
+    store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,10 @@ class Recipe:
         autoencoder: Work in the latents of an autoencoder; None works in physical space.
         tell_parameters: Tell the networks the scalar parameters of the data. Published networks of one system are not told any.
         tell_boundaries: Tell the networks the codes of the boundaries.
+        log_parameters: Parameters whose logarithm is told.
+        grids: `one`: data come on the grid of training. `any`: on any grid of the same dimension and boundaries, several at once (a
+            family of data sets) in training too; points as far apart as there, unless the network knows distances.
+        adaptation: Two stages over parameters: pre-training at one value, fine-tuning on others.
         guard: Keep rollouts in the resolved band and with the conserved means of the training data.
         boundary: Values that rollouts keep at the boundary, for every member: `system`, `none`, or points that are `held`.
         training: Settings of the loop.
@@ -149,6 +159,9 @@ class Recipe:
     autoencoder: AutoencoderStage | None = None
     tell_parameters: bool = True
     tell_boundaries: bool = False
+    log_parameters: tuple[str, ...] = ()
+    grids: Literal["one", "any"] = "one"
+    adaptation: Adaptation | None = None
     guard: bool = True
     boundary: Boundary = "system"
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -156,6 +169,8 @@ class Recipe:
     published: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.autoencoder is not None and (self.adaptation is not None or self.grids == "any"):
+            raise ValueError("adaptation and grids any are for emulators in physical space: leave `autoencoder` out.")
         if isinstance(self.emulator, AutoencodingConfig) and self.autoencoder is not None:
             raise ValueError("an autoencoder is trained in physical space: leave `autoencoder` out of its recipe.")
         views = self.emulator if isinstance(self.emulator, AutoencodingConfig) else None

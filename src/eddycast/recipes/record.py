@@ -16,6 +16,7 @@ from torch import nn
 from eddycast.data import Dataset, Normalisation
 from eddycast.emulators import ModelShape, SpectralGuard
 from eddycast.files import write_json
+from eddycast.recipes.adaptation import parameter_ranges
 from eddycast.recipes.measured import training_states
 from eddycast.recipes.recipe import Recipe, recipe_to_dict
 from eddycast.training import SCHEMA_VERSION, RunDirectory, write_tensors
@@ -62,15 +63,17 @@ def write_config(
     write_json(files.config, content)
 
 
-def data_summary(dataset: Dataset) -> dict[str, Any]:
-    """What a run remembers of its data: enough to refuse others and to label what it makes."""
-    return {
+def data_summary(dataset: Dataset, family: tuple[Dataset, ...] = ()) -> dict[str, Any]:
+    """What a run remembers of its data: enough to refuse others, to label what it makes, and to say how far others lie from them."""
+    several = {"grids": [one.grid.to_dict() for one in family]} if len(family) > 1 else {}
+    return several | {
         "fields": [asdict(field) for field in dataset.fields],
         "grid": dataset.grid.to_dict(),
         "dt": dataset.dt,
         "time_units": dataset.time_units,
         "cycle": dataset.cycle,
         "parameter_names": list(dataset.parameter_names),
+        "parameter_ranges": parameter_ranges(family or (dataset,)),
         "static_names": list(dataset.static_names),
         "static_varies": dataset.static_varies,
         "attributes": {key: value for key, value in dataset.attributes.items() if _plain(value)},

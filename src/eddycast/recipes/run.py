@@ -21,7 +21,7 @@ from eddycast.emulators import (
     StateHook,
     build_model,
 )
-from eddycast.emulators.network import ConditionedNetwork
+from eddycast.emulators.network import ConditionedNetwork, spacings
 from eddycast.errors import InputError, reason
 from eddycast.grid import Grid
 from eddycast.recipes.boundary import boundary_hook
@@ -30,6 +30,8 @@ from eddycast.recipes.stored import read_config, read_guard, read_space, read_st
 from eddycast.training import RunDirectory, read_tensors
 
 MOST_PARAMETERS = 10**10
+SPACING_TOLERANCE = 0.02
+"""Relative difference of the distance between points that counts as none."""
 AUTOENCODER = "autoencoder"
 """Where the run of an emulator in latent space keeps that of its autoencoder."""
 
@@ -102,7 +104,9 @@ class Run:
 
     def check(self, dataset: Dataset) -> None:
         """Raises: InputError when the run was not trained on data such as these."""
-        check_compatible(self.data, dataset, self.name)
+        check_compatible(self.data, dataset, self.name, any_grid=self.recipe.grids == "any")
+        if self.recipe.grids == "any" and not knows_distances(self.model):
+            check_spacing(self.data, dataset.grid, self.name)
         given, trained = list(dataset.static_names), self.data.get("static_names")
         if trained is None:  # of an earlier version, which kept those that trajectories share, without their names
             count, given = self.num_static, [] if dataset.static_varies else given
@@ -197,7 +201,26 @@ def load_weights(model: nn.Module, files: RunDirectory) -> None:
         ) from error
 
 
-def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> None:
+def knows_distances(model: nn.Module) -> bool:
+    """Whether the networks of a model are told how far apart the points are, in physical units."""
+    parts = [part.backbone for part in model.modules() if isinstance(part, ConditionedNetwork)]
+    return bool(parts) and all(getattr(part, "physical", False) for part in parts)
+
+
+def check_spacing(summary: dict[str, Any], grid: Grid, name: str) -> None:
+    """Raises: InputError for points that are further apart or closer than in any of the training data."""
+    known = [spacings(one, one.shape) for one in map(Grid.from_dict, summary.get("grids") or [summary["grid"]])]
+    here = spacings(grid, grid.shape)
+    for axis, own, *trained in zip(grid.names, here, *known, strict=True):
+        if all(abs(own - other) > SPACING_TOLERANCE * other for other in trained):
+            told = ", ".join(sorted({f"{other:.4g}" for other in trained}))
+            raise InputError(
+                f"{name} was trained on points {told} apart along {axis}; in the data they are {own:.4g} apart: regrid them, or train a "
+                "network with units physical."
+            )
+
+
+def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str, *, any_grid: bool = False) -> None:
     """Raises: InputError, in one line, for data whose fields, dimension, boundaries, time step or parameters differ."""
     fields = [Field(**field).name for field in summary["fields"]]
     if list(dataset.field_names) != fields:
@@ -211,7 +234,7 @@ def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str) -> No
             f"{name} was trained on a grid of dimension {len(grid.axes)} ({', '.join(grid.names)}); the data have "
             f"{len(dataset.grid.axes)} ({', '.join(dataset.grid.names)}): train on these."
         )
-    if grid.shape != dataset.grid.shape:
+    if grid.shape != dataset.grid.shape and not any_grid:
         raise InputError(
             f"{name} was trained on {' x '.join(map(str, grid.shape))} points; the data have "
             f"{' x '.join(map(str, dataset.grid.shape))}: regrid them, or train on these."

@@ -33,6 +33,8 @@ class _Summary:
     attributes: dict[str, Any]
     static_names: list[str] | None = None
     static_varies: bool = False
+    parameter_ranges: dict[str, tuple[float, float]] | None = None
+    grids: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def read_config(files: RunDirectory, name: str) -> tuple[dict[str, Any], ModelSh
         "shape.parameter_mean": len(shape.parameter_mean) in (0, parameters),  # 0: of a recipe that does not tell them
         "shape.parameter_std": len(shape.parameter_std) == len(shape.parameter_mean)
         and all(std > 0 for std in shape.parameter_std),
+        "shape.parameter_log": len(shape.parameter_log) in (0, len(shape.parameter_mean)),
         "shape.cyclic": shape.cyclic == (content.data.cycle is not None),
         "shape.vectors": _pointing(shape, len(grid.axes)),
         "shape.static": 0 <= shape.static <= 1 + _num_static(files, content.data),
@@ -167,6 +170,10 @@ def read_guard(files: RunDirectory, channels: int, grid: Grid) -> SpectralGuard 
     modes = [size // 2 + 1 if wrapped and axis == wrapped[-1] else size for axis, size in enumerate(grid.shape)]
     expected = (channels, *modes) if wrapped else (0,)
     fits = conserved.shape == (channels,) and conserved.dtype == torch.bool and ceiling.is_floating_point()
+    if "lengths" in tensors:  # of a guard that knows several grids: it was measured on one of its own
+        known = tensors["lengths"]
+        fits &= known.shape == (len(grid.axes),) and known.is_floating_point() and bool((known > 0).all())
+        expected = (channels, *ceiling.shape[1:]) if ceiling.ndim == 1 + len(grid.axes) else expected
     if not fits or ceiling.shape != expected or tuple(periodic.tolist()) != grid.periodic:
         raise _damaged(files, "guard", f"of another shape or kind than {channels} fields on {grid.shape} ask for")
     if periodic.dtype != torch.bool or bool((ceiling < 0).any()):

@@ -12,13 +12,23 @@ from typing import Any
 import torch
 
 from eddycast import distributed
-from eddycast.data import Dataset, Normalisation, StaticFields, piece_trajectories, read_manifest, statistics
+from eddycast.data import (
+    Dataset,
+    Family,
+    Mixture,
+    Normalisation,
+    StaticFields,
+    piece_trajectories,
+    read_manifest,
+    statistics,
+)
 from eddycast.emulators import (
     Autoencoding,
     AutoencodingConfig,
     Emulator,
     IdentitySpace,
     LatentSpace,
+    ModelShape,
     Space,
     SpectralGuard,
     Trainable,
@@ -26,9 +36,11 @@ from eddycast.emulators import (
 )
 from eddycast.errors import InputError
 from eddycast.files import staged_directory
+from eddycast.grid import Grid
 from eddycast.progress import progress_bar
+from eddycast.recipes.adaptation import adapted_stages, adapted_views, all_windows, base_of
 from eddycast.recipes.boundary import boundary_hook
-from eddycast.recipes.calibration import calibrated, reconstruction_error, validation
+from eddycast.recipes.calibration import calibrated, reconstruction_error, validation_of_all
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
 from eddycast.recipes.measured import model_shape, sample_windows
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
@@ -49,13 +61,14 @@ from eddycast.training import (
     RunDirectory,
     Training,
     TrainingObserver,
+    collapsed_stages,
     exclusive,
 )
 
 
 def train_recipe(
     recipe: Recipe,
-    dataset: Dataset,
+    data: Dataset | Family,
     directory: Path,
     *,
     stage: str | None = None,
@@ -73,6 +86,7 @@ def train_recipe(
     first one alone writes.
 
     Args:
+        data: A data set, or a family of them on grids of their own for a recipe that takes any.
         stage: Only this stage, from the weights that are in the directory (or in `init`).
         init: Run whose weights are the start, and whose autoencoder is taken where it has one.
         autoencoder: Run whose autoencoder is copied in instead of training one.
@@ -82,6 +96,13 @@ def train_recipe(
     Raises: InputError for a stage that does not exist, weights that do not fit, nothing to resume, or a directory that another
         process is writing.
     """
+    family = data if isinstance(data, Family) else None
+    if family is not None and recipe.grids == "one":
+        raise InputError(
+            f"{recipe.name} is for data on one grid, these are {len(family.members)} data sets ({', '.join(family.members)}): give one "
+            "of them, or set grids=any where the network takes any grid."
+        )
+    dataset = data if isinstance(data, Dataset) else first_of(recipe, data)
     with exclusive(directory) if distributed.is_first() else nullcontext():
         files = RunDirectory(directory)
         begun = files.config.exists() and files.component("space").exists()
@@ -96,7 +117,8 @@ def train_recipe(
             if autoencoder is not None or latents is not None:
                 raise InputError(f"{recipe.name} works in physical space: leave --autoencoder and --latents out.")
             space = statistics(dataset, "train", **recipe.statistics)
-            material = Material(dataset, space, space, space, dataset)
+            windows = dataset if family is None else all_windows(family)
+            material = Material(dataset, space, space, space, windows, family=family)
         else:
             require_possible_stages(recipe, dataset, stage)
             if latents is not None:
@@ -124,14 +146,20 @@ class Material:
         training_space: From `windows` to model space.
         windows: Where windows of the training split come from: the data, or their latents.
         encoder: The run of the autoencoder, in latent space.
+        family: All data sets, where there are several.
     """
 
     dataset: Dataset
     space: Space
     statistics: Normalisation
     training_space: Space
-    windows: Dataset
+    windows: Dataset | Mixture
     encoder: Run | None = None
+    family: Family | None = None
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        return (self.dataset,) if self.family is None else self.family.datasets
 
 
 def prepared_autoencoder(
@@ -282,21 +310,33 @@ def _train(
 ) -> Position:
     """What `train_recipe` does while no other process writes the directory."""
     files, dataset, space = RunDirectory(directory), material.dataset, material.statistics
-    shape = model_shape(dataset, recipe)
+    shape = model_shape(dataset, recipe, material.datasets)
+    if init is not None and recipe.adaptation is not None:
+        space, shape = constants_of(init, dataset, space, shape)
+        material = replace(material, space=space, statistics=space, training_space=space)
     model = seeded_model(recipe, shape).to(device)
     if isinstance(model, Autoencoding):
         require_encodable(model, dataset, space)
     assert isinstance(model, Trainable), "families of recipes are trained"
-    stages = model.stages()
+    stages, views = model.stages(), {}
+    if recipe.adaptation is not None:
+        stages = adapted_stages(stages, recipe.adaptation, model)
+        views = adapted_views(recipe.adaptation, material.family or dataset, stage)
     frames = max(each.frames for each in stages)
     if resume:
         check_resumed(files, recipe, dataset, space)
-    sample = sample_windows(material.windows, material.training_space, frames)
+    source = dataset if isinstance(material.windows, Mixture) else material.windows
+    sample = sample_windows(source, material.training_space, frames)
     model.prepare((sample if dataset.valid is None else sample[..., dataset.valid]).to(device))
     # With a map as mean or scale, with land, logarithms or in latents, the modes of x are not those of the field: see the guard.
     plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1 and not space.offsets
-    guarded = recipe.guard and plain and material.windows is dataset and not isinstance(model, Autoencoding)
+    guarded = recipe.guard and plain and source is dataset and not isinstance(model, Autoencoding)
     guard = SpectralGuard.fit(sample, dataset.grid.periodic) if guarded else None
+    if guard is not None and recipe.grids == "any":
+        others = [one for one in material.datasets if one is not dataset]
+        samples = [(one.grid, sample_windows(one, material.training_space, frames)) for one in others]
+        guards = [SpectralGuard.fit(each, grid.periodic).of(grid) for grid, each in samples]
+        guard = SpectralGuard.joined([guard.of(dataset.grid), *guards], material.datasets[-1].grid)
     if stage is not None:
         require_stage(recipe, stage, [each.name for each in stages])
         stages = tuple(each for each in stages if each.name == stage)
@@ -311,10 +351,10 @@ def _train(
         static_names=dataset.static_names,
     )
     emulator = Emulator(model, material.space, guard, hook)  # type: ignore[arg-type]
-    validate, score_name = validation(emulator, dataset, space, recipe.evaluation), "validation_crps"
+    validate, score_name = validation_of_all(emulator, material.datasets, space, recipe.evaluation), "validation_crps"
     if isinstance(model, Autoencoding):
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
-    summary = data_summary(dataset)
+    summary = data_summary(dataset, material.datasets)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
     if material.encoder is not None:
         provenance["autoencoder"] = material.encoder.fingerprint()
@@ -327,6 +367,7 @@ def _train(
         directory=files,
         validate=validate,
         score_name=score_name,
+        views=views,
     )
     if observer is not None:
         training.observer = observer
@@ -343,9 +384,43 @@ def _train(
         recipe = calibrated(recipe, emulator, dataset)
         write_components(files, model, space, guard)
         cost = {"steps": position.steps, "seconds": position.seconds, "cpu_seconds": position.cpu_seconds}
-        write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost)
+        collapsed = collapsed_stages(files.log)
+        told = {"collapsed": collapsed} if collapsed else {}
+        write_config(files, recipe, summary, shape, provenance | {"trained": True} | cost | told)
     distributed.barrier()  # the run is whole for whoever loads it
     return position
+
+
+def first_of(recipe: Recipe, family: Family) -> Dataset:
+    """The data set of a family on which scales are measured: that of pre-training, or the one with the fewest points."""
+    return family.datasets[0] if recipe.adaptation is None else base_of(recipe.adaptation, family)
+
+
+def constants_of(
+    init: Path, dataset: Dataset, space: Normalisation, shape: ModelShape
+) -> tuple[Normalisation, ModelShape]:
+    """Normalisation and parameter statistics of the run that is fine-tuned: its weights mean those.
+
+    Where it has seen one value of a parameter only there is no scale to keep, and that of the new data holds.
+
+    Raises: InputError when it was trained on data of another kind.
+    """
+    files = RunDirectory(init)
+    config, before = read_config(files, str(init))
+    check_compatible(config["data"], dataset, str(init), any_grid=True)
+    ranges = config["data"].get("parameter_ranges") or {}
+    kept = [name for name in dataset.parameter_names if name in ranges and ranges[name][0] < ranges[name][1]]
+    known = before.parameter_log == shape.parameter_log and len(before.parameter_mean) == len(shape.parameter_mean)
+    mean, std = list(shape.parameter_mean), list(shape.parameter_std)
+    for at, name in enumerate(dataset.parameter_names if known and mean else ()):
+        if name in kept:
+            mean[at], std[at] = before.parameter_mean[at], before.parameter_std[at]
+    old = read_space(files, list(dataset.field_names), Grid.from_dict(config["data"]["grid"]))
+    fits = all(
+        value.shape == other.shape
+        for value, other in zip(old.to_tensors().values(), space.to_tensors().values(), strict=True)
+    )
+    return (old if fits else space), replace(shape, parameter_mean=tuple(mean), parameter_std=tuple(std))
 
 
 def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: Normalisation) -> None:

@@ -11,6 +11,7 @@ import difflib
 
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
+from eddycast.simulators.beta_plane import BetaPlane
 from eddycast.simulators.burgers import Burgers
 from eddycast.simulators.channel_flow import ChannelObstacles
 from eddycast.simulators.euler import EulerOpen, EulerPeriodic
@@ -18,6 +19,7 @@ from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
 from eddycast.simulators.kolmogorov_flow import KolmogorovFlow
 from eddycast.simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from eddycast.simulators.kuramoto_sivashinsky_viscous import KuramotoSivashinskyViscous
 from eddycast.simulators.lorenz_63 import Lorenz63
 from eddycast.simulators.lorenz_96 import Lorenz96
 from eddycast.simulators.navier_stokes import NavierStokes3D
@@ -28,19 +30,21 @@ from eddycast.simulators.protocols import (
     ForcedFlow,
     InitialInfo,
     ParameterInfo,
+    Reduction,
     System,
     SystemInfo,
     inner_steps,
 )
 from eddycast.simulators.rayleigh_benard import RayleighBenard
 from eddycast.simulators.sea_surface import SeaSurface
-from eddycast.simulators.simulate import Simulation, simulate
+from eddycast.simulators.simulate import ParameterValue, Simulation, Values, draw_parameters, reduction, simulate
 from eddycast.simulators.sine_wave import SineWave
 from eddycast.simulators.spring_mesh import SpringMesh
 from eddycast.simulators.turbulence_gravity_cooling import TurbulenceGravityCooling
 
 SYSTEMS: dict[str, System] = {
     "kuramoto-sivashinsky": KuramotoSivashinsky(),
+    "kuramoto-sivashinsky-viscous": KuramotoSivashinskyViscous(),
     "burgers": Burgers(),
     "advection-diffusion": AdvectionDiffusion(),
     "lorenz-63": Lorenz63(),
@@ -52,6 +56,7 @@ SYSTEMS: dict[str, System] = {
     "euler-multi-quadrants-periodic": EulerPeriodic(),
     "euler-multi-quadrants-open": EulerOpen(),
     "channel-obstacles": ChannelObstacles(),
+    "beta-plane": BetaPlane(),
     "sea-surface": SeaSurface(),
     "spring-mesh": SpringMesh(),
     "sine-wave": SineWave(),
@@ -74,6 +79,7 @@ def get_system(name: str) -> System:
 __all__ = [
     "SYSTEMS",
     "AdvectionDiffusion",
+    "BetaPlane",
     "Burgers",
     "ChannelObstacles",
     "EulerOpen",
@@ -85,11 +91,14 @@ __all__ = [
     "InitialInfo",
     "KolmogorovFlow",
     "KuramotoSivashinsky",
+    "KuramotoSivashinskyViscous",
     "Lorenz63",
     "Lorenz96",
     "NavierStokes3D",
     "ParameterInfo",
+    "ParameterValue",
     "RayleighBenard",
+    "Reduction",
     "SeaSurface",
     "Simulation",
     "SineWave",
@@ -97,10 +106,13 @@ __all__ = [
     "System",
     "SystemInfo",
     "TurbulenceGravityCooling",
+    "Values",
+    "draw_parameters",
     "get_system",
     "initial_values",
     "inner_steps",
     "integrate",
+    "reduction",
     "simulate",
     "uniform_times",
     "with_initial",

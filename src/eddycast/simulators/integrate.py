@@ -52,8 +52,8 @@ def integrate(
             (neither adds up) share their coefficients.
         inner_dt: Largest inner step; default the system's.
         checkpoint: Keep only the outputs for the backward pass and compute each interval again there.
-        store: What to keep of each output (*batch, channel, *space), say a coarser version of it; the integration goes on
-            from the state itself. Default: all.
+        store: What to keep of each output (*batch, channel, *space), say a coarser version of it, or fewer axes; the integration goes
+            on from the state itself. Default: all.
         discard: Leading outputs that are not returned: a spin-up, in pieces that report progress.
         observer: Called with the number of outputs done, discarded ones included.
         noise: Addresses of the random forcing, (*batch), for systems that have one (`Forced`); others ignore it. None: no forcing.
@@ -97,19 +97,20 @@ def integrate(
                 if index >= discard:
                     outputs.append(keep(state))
                 notify(index + 1)
-            return torch.stack(outputs, dim=-space - 1)
+            return torch.stack(outputs, dim=state.ndim - space)
 
     with torch.no_grad():
         stored = keep(state)  # its shape is that of every output
-        batch = stored.shape[:-space]
-        result = stored.new_empty((*batch, len(targets) - discard, *stored.shape[-space:]))
+        axis = state.ndim - space  # the axes of the batch come first, whatever is kept
+        result = stored.new_empty((*stored.shape[:axis], len(targets) - discard, *stored.shape[axis:]))
         blocks = _blocks(state, parameters, space)
 
         def follow(flows: list[Flow | None], state: Tensor, result: Tensor, advance: Advance) -> None:
+            times = state.ndim - space
             for index, flow in enumerate(flows):
                 state = state if flow is None else flow(state)
                 if index >= discard:
-                    result.select(-space - 1, index - discard).copy_(keep(state))
+                    result.select(times, index - discard).copy_(keep(state))
                 if not advance():
                     return
 
@@ -123,7 +124,7 @@ def integrate(
             follow(_bound(flows_of(parameters), noise, first_step), state, result, tell)
             return result
 
-        rows, flat = state.reshape(-1, *state.shape[-space:]), result.reshape(-1, *result.shape[-space - 1 :])
+        rows, flat = state.reshape(-1, *state.shape[-space:]), result.reshape(-1, *result.shape[axis:])
         columns = parameters.reshape(-1, parameters.shape[-1])
         addresses = None if noise is None else noise.flatten()
         shared = flows_of(columns[0]) if bool((columns == columns[0]).all()) else None

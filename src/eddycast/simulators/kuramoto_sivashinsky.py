@@ -71,6 +71,7 @@ class KuramotoSivashinsky:
             InitialInfo("modes", INITIAL_MODES, 1, 1000, "highest mode", whole=True),
             InitialInfo("sines", None, 1, 10000, "sines of random mode; if absent, normal coefficients", whole=True),
         ),
+        extent=lambda parameters: parameters[..., :1],
     )
 
     def grid(self, shape: tuple[int, ...] | None = None, parameters: Tensor | None = None) -> Grid:
@@ -152,29 +153,13 @@ class KuramotoSivashinsky:
             length = length.flatten()[0]
         (modes,) = mode_numbers((points,), device)
         k = 2 * math.pi * modes / length[..., None, None]  # (*batch, 1, mode), or (1, mode)
-        linear = k**2 - k**4
-        kept = cutoff(points) + 1
-        transport = (-0.5j * k[..., :kept]).to(dtype.to_complex())
-
-        def nonlinear(v: Tensor) -> Tensor:
-            u = torch.fft.irfft(v, n=points)
-            return transport * torch.fft.rfft(u * u)[..., :kept]
-
-        step = etdrk4(linear[..., :kept], nonlinear, duration / num_steps, dtype=dtype)
-        decay = torch.exp(linear[..., kept:] * duration).to(dtype)
-
-        def flow(state: Tensor) -> Tensor:
-            spectrum = torch.fft.rfft(state)
-            v = spectrum[..., :kept]
-            for _ in range(num_steps):
-                v = step(v)
-            return torch.fft.irfft(torch.cat([v, decay * spectrum[..., kept:]], dim=-1), n=points)
-
-        return flow
+        return galerkin_flow(k, k**2 - k**4, points, duration, num_steps, dtype)
 
     def lyapunov_exponent(self, parameters: Tensor) -> Tensor:
-        """Measured exponent for the lengths of the table `LYAPUNOV_EXPONENTS`, NaN for others, (*batch) float64."""
-        exponent = [LYAPUNOV_EXPONENTS.get(length, math.nan) for length in parameters[..., 0].flatten().tolist()]
+        """Measured exponent for the lengths of the table `LYAPUNOV_EXPONENTS`, to 0.005, NaN for others, (*batch) float64."""
+        exponent = [
+            LYAPUNOV_EXPONENTS.get(round(length, 2), math.nan) for length in parameters[..., 0].flatten().tolist()
+        ]
         return torch.tensor(exponent, dtype=torch.float64).reshape(parameters.shape[:-1])
 
     def chaotic(self, parameters: Tensor) -> Tensor:
@@ -185,3 +170,28 @@ class KuramotoSivashinsky:
         nearest = [round(length) for length in parameters[..., 0].flatten().tolist()]
         chaotic = [length in CHAOTIC_LENGTHS or length >= SURVEYED.stop for length in nearest]
         return torch.tensor(chaotic, dtype=torch.bool).reshape(parameters.shape[:-1])
+
+
+def galerkin_flow(k: Tensor, linear: Tensor, points: int, duration: float, num_steps: int, dtype: torch.dtype) -> Flow:
+    """Flow of u_t + (u^2 / 2)_x = L u with wavenumbers k and multipliers L_k, each (*batch, 1, mode) or (1, mode), float64.
+
+    2/3 dealiasing; modes above the cut see no nonlinear term and are multiplied by exp(L_k duration).
+    """
+    kept = cutoff(points) + 1
+    transport = (-0.5j * k[..., :kept]).to(dtype.to_complex())
+
+    def nonlinear(v: Tensor) -> Tensor:
+        u = torch.fft.irfft(v, n=points)
+        return transport * torch.fft.rfft(u * u)[..., :kept]
+
+    step = etdrk4(linear[..., :kept], nonlinear, duration / num_steps, dtype=dtype)
+    decay = torch.exp(linear[..., kept:] * duration).to(dtype)
+
+    def flow(state: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(state)
+        v = spectrum[..., :kept]
+        for _ in range(num_steps):
+            v = step(v)
+        return torch.fft.irfft(torch.cat([v, decay * spectrum[..., kept:]], dim=-1), n=points)
+
+    return flow

@@ -88,6 +88,26 @@ class InitialInfo:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """What may be stored of each state instead of the state: less, so that a run cannot go on from it.
+
+    Args:
+        long_name: What it is.
+        fields: One entry per channel of the result.
+        grid: From the grid of the states to its own.
+        values: From states (*batch, channel, *space) and their grid to the result (*batch, channel, *its space).
+    """
+
+    long_name: str
+    fields: tuple[FieldInfo, ...]
+    grid: Callable[[Grid], Grid]
+    values: Callable[[Tensor, Grid], Tensor]
+
+    def __call__(self, states: Tensor, grid: Grid) -> tuple[Tensor, Grid, tuple[FieldInfo, ...]]:
+        return self.values(states, grid), self.grid(grid), self.fields
+
+
+@dataclass(frozen=True)
 class SystemInfo:
     """Everything about a system that is not mathematics.
 
@@ -113,6 +133,8 @@ class SystemInfo:
         boundary_values: What forecasts of the system keep at its boundary; None for nothing.
         autonomous: False where the equation depends on time itself. The clock of its data then begins at the start of the run, so that
             the first state stands at `spin_up`, otherwise at that state.
+        extent: From parameters (*batch, P) to the length of each axis (*batch, axis), where a parameter sets it; None where it is fixed.
+        reductions: What may be stored instead of the states, by name; see `simulate(store=...)`.
     """
 
     name: str
@@ -132,6 +154,8 @@ class SystemInfo:
     regrid: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None
     boundary_values: BoundaryValues | None = None
     autonomous: bool = True
+    extent: Callable[[Tensor], Tensor] | None = None
+    reductions: Mapping[str, Reduction] = field(default_factory=dict)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

@@ -16,10 +16,44 @@ from eddycast.noise import MemberNoise
 from eddycast.numerics.truncated import resample
 from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
-from eddycast.simulators.protocols import FieldInfo, System, inner_steps
+from eddycast.simulators.protocols import FieldInfo, Reduction, System, inner_steps
 
 ROW_BLOCK = 8
 SPIN_UP_PIECE = 10.0  # a spin-up is integrated in pieces of about so many outputs, to report progress
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of a parameter that trajectories take in turn.
+
+    Args:
+        values: In the order of the trajectories.
+        counts: How many trajectories in a row take each of them; empty for one.
+
+    Raises: ValueError for no value, or counts that are not positive whole numbers, one for each value.
+    """
+
+    values: tuple[float, ...]
+    counts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.values or (self.counts and (len(self.counts) != len(self.values) or min(self.counts) < 1)):
+            raise ValueError(
+                f"Values need a number at least, and a positive count for each; got {self.values}, {self.counts}."
+            )
+
+    def column(self, numbers: Tensor) -> Tensor:
+        """The value of each trajectory by its number, float64."""
+        turns = [
+            value
+            for value, count in zip(self.values, self.counts or (1,) * len(self.values), strict=True)
+            for _ in range(count)
+        ]
+        return torch.tensor(turns, dtype=torch.float64)[numbers % len(turns)]
+
+
+ParameterValue = float | tuple[float, float] | Values
+"""A value, a range from which each trajectory draws its own, or values that they take in turn."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +85,14 @@ class Simulation:
     static: dict[str, Tensor] = field(default_factory=dict)
 
 
-def draw_parameters(system: System, values: Mapping[str, float | tuple[float, float]], noise: MemberNoise) -> Tensor:
+def draw_parameters(system: System, values: Mapping[str, ParameterValue], noise: MemberNoise) -> Tensor:
     """Parameters of each trajectory, (trajectory, P), float64.
 
     Args:
         system: Whose parameters.
         values: A number holds for all trajectories, a pair (low, high) is drawn uniformly for each (among the whole
-            numbers low to high for a `whole` parameter); what is not named has its default, or is drawn from its whole range where it
-            is a `label`.
+            numbers low to high for a `whole` parameter), `Values` are taken in turn; what is not named has its default, or is drawn from
+            its whole range where it is a `label`.
         noise: Addresses of the trajectories, (trajectory,).
 
     Raises: InputError for an unknown name, a value outside the system's range, or low > high.
@@ -73,12 +107,22 @@ def draw_parameters(system: System, values: Mapping[str, float | tuple[float, fl
     columns = []
     for column, parameter in enumerate(info.parameters):
         value = values.get(parameter.name, (parameter.low, parameter.high) if parameter.label else parameter.default)
-        low, high = value if isinstance(value, tuple | list) else (value, value)
+        if isinstance(value, Values):
+            low, high = min(value.values), max(value.values)
+        else:
+            low, high = value if isinstance(value, tuple | list) else (value, value)
         if not parameter.low <= low <= high <= parameter.high:
             raise InputError(
                 f"{parameter.name} must lie within {parameter.low:g} to {parameter.high:g} with low <= high; "
                 f"got {low:g}" + (f":{high:g}." if isinstance(value, tuple | list) else ".")
             )
+        if isinstance(value, Values):
+            if parameter.whole and not all(float(one).is_integer() for one in value.values):
+                raise InputError(
+                    f"{parameter.name} takes whole numbers; got {', '.join(f'{one:g}' for one in value.values)}."
+                )
+            columns.append(value.column(noise.cases))
+            continue
         if parameter.whole and not (float(low).is_integer() and float(high).is_integer()):
             raise InputError(
                 f"{parameter.name} takes whole numbers; got {low:g}" + (f":{high:g}." if high > low else ".")
@@ -94,10 +138,11 @@ def simulate(
     trajectories: int,
     steps: int,
     only: range | None = None,
-    parameters: Mapping[str, float | tuple[float, float]] | None = None,
+    parameters: Mapping[str, ParameterValue] | None = None,
     initial: Mapping[str, float] | None = None,
     grid_shape: tuple[int, ...] | None = None,
     store_shape: tuple[int, ...] | None = None,
+    store: str | None = None,
     seed: int = 0,
     spin_up: float | None = None,
     dt: float | None = None,
@@ -125,6 +170,8 @@ def simulate(
         store_shape: Points of each axis of the stored states, at most those of the solver: each output is truncated to
             the Fourier modes of this grid (periodic axes only), or averaged by the system's own `regrid`, while the run goes on with
             all. Default `grid_shape`.
+        store: Name of a reduction of the system, to store that of each state (as truncated to `store_shape`) and never all states; default
+            the states themselves.
         seed: Non-negative.
         spin_up: Time integrated before the first stored state, >= 0; default the system's.
         dt: Time between stored states; default the system's.
@@ -140,6 +187,7 @@ def simulate(
     info = system.info
     dt = info.dt if dt is None else dt
     spin_up = info.spin_up if spin_up is None else spin_up
+    reduced = reduction(system, store)
     for name, value in (("trajectories", trajectories), ("steps", steps), ("chunk", chunk)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
@@ -163,7 +211,13 @@ def simulate(
     grid = system.grid(grid_shape, values)
     inner_dt = info.default_inner_dt(grid.shape) if inner_dt is None else inner_dt
     stored = grid if store_shape is None else _coarser(system, grid, store_shape, values)
-    states = torch.empty((len(wanted), steps, len(info.fields), *stored.shape), dtype=dtype, device=device)
+    kept, fields = (stored, info.fields) if reduced is None else (reduced.grid(stored), reduced.fields)
+    states = torch.empty((len(wanted), steps, len(fields), *kept.shape), dtype=dtype, device=device)
+
+    def keep(state: Tensor) -> Tensor:
+        state = state if stored is grid else (info.regrid or resample)(state, stored.shape)
+        return state if reduced is None else reduced.values(state, stored)
+
     pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
     warming = spin_up / max(1, pieces) * torch.arange(1, max(1, pieces), dtype=torch.float64)
     times = torch.cat([warming, spin_up + uniform_times(dt, steps, start=0)])
@@ -186,7 +240,7 @@ def simulate(
             state = system.initial(values[rows], grid, own, dtype=dtype, device=device)
             result = integrate(
                 system, state, values[rows], grid, times, inner_dt=inner_dt, discard=discarded, observer=report, noise=own,
-                store=None if stored is grid else lambda fine: (info.regrid or resample)(fine, stored.shape),
+                store=None if kept is grid else keep,
             )  # fmt: skip
         states[part] = result[:size]
         finite = states[part].isfinite().flatten(1).all(dim=1)
@@ -200,15 +254,28 @@ def simulate(
     return Simulation(
         states=states,
         parameters=values[wanted.start : wanted.stop],
-        grid=stored,
+        grid=kept,
         dt=dt,
-        fields=info.fields,
+        fields=fields,
         parameter_names=info.parameter_names,
         time_units=info.time_units,
         attributes=_attributes(system, values, seed, spin_up, dt / inner_steps(dt, inner_dt), dtype)
-        | ({} if stored is grid else {"solver_shape": list(grid.shape)}),
-        static=_static_fields(system, values, wanted, stored),
+        | ({} if kept is grid else {"solver_shape": list(grid.shape)})
+        | ({} if store is None else {"stored": store}),
+        static=_static_fields(system, values, wanted, stored) if reduced is None else {},
     )
+
+
+def reduction(system: System, name: str | None) -> Reduction | None:
+    """What to store of each state; None for all. Raises: InputError for a name that the system does not have."""
+    if name is None:
+        return None
+    known = system.info.reductions
+    if name not in known:
+        raise InputError(
+            f"{system.info.name} cannot store {name!r}: besides its states it has {', '.join(known) or 'nothing'}."
+        )
+    return known[name]
 
 
 def _coarser(system: System, grid: Grid, shape: tuple[int, ...], parameters: Tensor) -> Grid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from eddycast import distributed
-from eddycast.data import Dataset, WindowBatches
+from eddycast.data import Dataset, Mixture, training_batches
 from eddycast.emulators import Space, Stage
 from eddycast.errors import InputError
 from eddycast.files import leftovers
 from eddycast.networks import batch_norms
 from eddycast.training.average import WeightAverage
 from eddycast.training.checkpoint import Position, read_position, restore, save_checkpoint
+from eddycast.training.collapse import CollapseWatch
 from eddycast.training.files import RunDirectory
 from eddycast.training.interrupt import PostponedInterrupt
-from eddycast.training.log import append_log, trim_log
-from eddycast.training.optimiser import build_optimisers
+from eddycast.training.log import append_log, read_log, trim_log
 from eddycast.training.progress import SilentObserver, TrainingObserver
-from eddycast.training.runner import StageRunner, learning_rate_factor
+from eddycast.training.runner import StageRunner, freeze, learning_rate_factor, stage_optimisers
 from eddycast.training.settings import TrainingSettings
 
 __all__ = ["FREE_SETTINGS", "Training", "learning_rate_factor"]
@@ -51,17 +51,19 @@ class Training:
         validate: Model as it is -> score to be written in the log, lower is better; None for no validation.
         score_name: What the score is called in the log.
         observer: Shown the progress.
+        views: Of the data, by the name that stages give them.
     """
 
     model: nn.Module
     space: Space
-    data: Dataset
+    data: Dataset | Mixture
     stages: tuple[Stage, ...]
     settings: TrainingSettings
     directory: RunDirectory
     validate: Callable[[], float] | None = None
     score_name: str = "validation_crps"
     observer: TrainingObserver = field(default_factory=SilentObserver)
+    views: Mapping[str, Dataset | Mixture] = field(default_factory=dict)
 
     def run(self, *, resume: bool = False) -> Position:
         """Train to the end and leave the (averaged) weights in the model.
@@ -103,11 +105,9 @@ class Training:
             return
         position, tensors, updates = read_position(path, self._identity())
         stage = next(each for each in self.stages if each.name == position.stage)
-        module = stage.module
-        settings = self.settings
-        optimisers = build_optimisers(
-            module, kind=settings.optimiser, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        module, settings = stage.module, self.settings
+        freeze(stage)
+        optimisers = stage_optimisers(stage, settings)
         average = None if settings.average is None else WeightAverage(module, settings.average)
         restore(
             tensors,
@@ -116,6 +116,7 @@ class Training:
             [] if position.complete else optimisers,
             None if position.complete else average,
         )
+        freeze(stage, False)
 
     def _run(self, position: Position, tensors: dict[str, Tensor], updates: int | None) -> Position:
         if position.complete:
@@ -157,9 +158,8 @@ class Training:
     def _run_stage(self, stage: Stage, position: Position, tensors: dict[str, Tensor], updates: int | None) -> None:
         settings = self.settings
         seed = settings.seed + 7919 * [each.name for each in self.stages].index(stage.name)
-        batches = WindowBatches(
-            self.data,
-            "train",
+        batches = training_batches(
+            self.views[stage.view] if stage.view else self.data,
             stage.frames,
             batch_size=settings.batch_size,
             seed=seed,
@@ -177,6 +177,10 @@ class Training:
                 runner = StageRunner(stage, self.space, batches, settings, seed)
         steps = position.steps[stage.name]
         self.observer.stage(stage.name, position.done, steps)
+        watch = CollapseWatch(steps)
+        for record in read_log(self.directory.log) if position.done > 0 else ():
+            if record["stage"] == stage.name:
+                watch.sees(record["step"], record.get("spread_error"))
         marks = {math.ceil(steps * (part + 1) / settings.validations) for part in range(settings.validations)}
         wall, cpu = time.monotonic(), time.process_time()
         saved = wall
@@ -210,6 +214,9 @@ class Training:
                         record[self.score_name] = score = self._validate(runner)
                         self.observer.validated(score)
                         wall, cpu = time.monotonic(), time.process_time()
+                    if watch.sees(position.done, record.get("spread_error")):
+                        record["collapsed"] = True
+                        self.observer.warned(watch.message(stage.name))
                     if distributed.is_first():
                         append_log(self.directory.log, record)
                     try:

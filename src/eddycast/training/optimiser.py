@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eddycast.errors import InputError
 from eddycast.training.preconditioned import soap
 
 # Odd quintic whose iteration drives singular values in (0, 1] towards 1, steep at 0. Source: K. Jordan, Muon (2024).
@@ -36,7 +37,13 @@ class Muon(torch.optim.Optimizer):
     Source: K. Jordan (2024), "Muon"; scale and decay: arXiv:2502.16982, section 2.2.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -58,15 +65,28 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimisers(
-    module: nn.Module, *, kind: str, learning_rate: float, weight_decay: float
+    module: nn.Module,
+    *,
+    kind: str,
+    learning_rate: float,
+    weight_decay: float,
+    rates: Iterable[tuple[nn.Module, float]] = (),
 ) -> list[torch.optim.Optimizer]:
-    """Optimisers that together move every parameter of the module once.
+    """Optimisers that together move every parameter of the module once, those apart that need no gradient.
+
+    Parameters of the modules in `rates` form groups of their own, whose `factor` multiplies the learning rate.
 
     With `muon`, it takes the parameters that are matrices of at least 16 x 16 once flattened; AdamW takes biases, scales, and
     first and last layers of few channels. With `adamw` or `soap` there is that one alone.
 
-    Raises: InputError for `soap` where its package is not installed.
+    Raises: InputError for `soap` where its package is not installed, or with rates: it keeps one step for all it moves.
     """
+    rates = tuple(rates)
+    if kind == "soap" and any(factor != 1 for _, factor in rates):
+        raise InputError(
+            "The optimiser soap has one learning rate for all weights: take muon or adamw, or set the rates to 1."
+        )
+    factors = {id(parameter): factor for part, factor in rates for parameter in part.parameters()}
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for parameter in module.parameters():
@@ -76,10 +96,20 @@ def build_optimisers(
         (matrices if large and kind == "muon" else others).append(parameter)
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimisers.append(Muon(matrices, lr=learning_rate, weight_decay=weight_decay))
+        optimisers.append(Muon(grouped(matrices, factors), lr=learning_rate, weight_decay=weight_decay))
     if others and kind == "soap":
-        optimisers.append(soap(others, learning_rate=learning_rate, weight_decay=weight_decay))
+        optimisers.append(soap(grouped(others, factors), learning_rate=learning_rate, weight_decay=weight_decay))
     elif others:
         betas = (0.9, 0.99 if kind == "muon" else 0.999)  # alone: the usual ones, as published recipes have them
-        optimisers.append(torch.optim.AdamW(others, lr=learning_rate, betas=betas, weight_decay=weight_decay))
+        optimisers.append(
+            torch.optim.AdamW(grouped(others, factors), lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        )
     return optimisers
+
+
+def grouped(parameters: list[Tensor], factors: dict[int, float]) -> list[dict[str, Any]]:
+    """Groups of parameters, one for each factor of the learning rate, in the order in which they first come."""
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    return [{"params": members, "factor": factor} for factor, members in groups.items()]

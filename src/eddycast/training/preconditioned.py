@@ -19,7 +19,9 @@ LARGEST_AXIS = 4096
 GRAM, BASIS = "gram", "basis"
 
 
-def soap(parameters: list[Tensor], *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def soap(
+    parameters: list[Tensor] | list[dict[str, Any]], *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """Adam in the eigenbases of the gradient's second moments, G G^T and G^T G for a matrix, and likewise for each axis of a kernel.
 
     The moments and both averages of Adam forget with 0.95 a step; the bases are turned by one power iteration every 10 steps. Vectors and

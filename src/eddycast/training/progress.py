@@ -17,6 +17,11 @@ class TrainingObserver(Protocol):
 
     def step(self, done: int, loss: float) -> None: ...
     def validated(self, score: float) -> None: ...
+
+    def warned(self, message: str) -> None:
+        """Something that does not stop the run and should be known."""
+        ...
+
     def finished(self) -> None: ...
 
 
@@ -26,6 +31,7 @@ class SilentObserver:
     def stage(self, name: str, done: int, steps: int) -> None: ...
     def step(self, done: int, loss: float) -> None: ...
     def validated(self, score: float) -> None: ...
+    def warned(self, message: str) -> None: ...
     def finished(self) -> None: ...
 
 
@@ -62,6 +68,9 @@ class ProgressBar:
         self.score = score
         if self.task is not None:
             self.progress.update(self.task, figures=self._figures())
+
+    def warned(self, message: str) -> None:
+        self.progress.console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def finished(self) -> None:
         self.progress.stop()

@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eddycast import distributed
 from eddycast.conditions import Conditions
-from eddycast.data import WindowBatches
+from eddycast.data import Batches
 from eddycast.emulators import Space, Stage, TrainingBatch
 from eddycast.emulators.network import ConditionedNetwork
 from eddycast.errors import InputError, reason
 from eddycast.networks import TrainingMasks, masks_from
 from eddycast.training.average import WeightAverage
+from eddycast.training.collapse import spread_error
 from eddycast.training.optimiser import build_optimisers
 from eddycast.training.settings import TrainingSettings
 
@@ -47,9 +48,7 @@ class StageRunner:
     share of the windows, and every pass draws from the same numbers, so the gradient is that of the whole batch, to rounding.
     """
 
-    def __init__(
-        self, stage: Stage, space: Space, batches: WindowBatches, settings: TrainingSettings, seed: int
-    ) -> None:
+    def __init__(self, stage: Stage, space: Space, batches: Batches, settings: TrainingSettings, seed: int) -> None:
         self.stage = stage
         self.space = space
         self.batches = batches
@@ -58,9 +57,8 @@ class StageRunner:
         self.device = next(stage.module.parameters()).device
         self.generator = torch.Generator(self.device)
         self.peak = settings.learning_rate * stage.learning_rate
-        self.optimisers = build_optimisers(
-            stage.module, kind=settings.optimiser, learning_rate=self.peak, weight_decay=settings.weight_decay
-        )
+        freeze(stage)
+        self.optimisers = stage_optimisers(stage, settings)
         self.average = None if settings.average is None else WeightAverage(stage.module, settings.average)
         stage.module.train()
         if settings.compile:
@@ -81,14 +79,14 @@ class StageRunner:
         rate = self.peak * learning_rate_factor(number, steps, self.settings.warmup)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             optimiser.zero_grad(set_to_none=True)
         conditions = conditions.to(self.device)
         leads = torch.arange(state.shape[1], dtype=torch.float64)
         x = self.space.encode(state.to(self.device), conditions, leads)
-        loss = self._gradient(x, conditions, number)
+        told = self._gradient(x, conditions, number)
         norm = nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.settings.clip)
-        record = {"loss": loss, "gradient_norm": norm.item(), "learning_rate": rate}
+        record = {"loss": told["loss"], "gradient_norm": norm.item(), "learning_rate": rate} | spread_error(told)
         if not math.isfinite(record["loss"]) or not math.isfinite(record["gradient_norm"]):
             raise FloatingPointError(self._diagnosis(record, number, x))
         for optimiser in self.optimisers:
@@ -97,11 +95,11 @@ class StageRunner:
             self.average.update()
         return record
 
-    def _gradient(self, x: Tensor, conditions: Conditions, number: int) -> float:
-        """Loss of the whole batch; its gradient is left in the parameters."""
-        whole, passes = self.settings.batch_size, self.settings.accumulate
-        first, processes = self.batches.part.start, distributed.size()
-        losses = []
+    def _gradient(self, x: Tensor, conditions: Conditions, number: int) -> dict[str, float]:
+        """Loss of the whole batch, and what else the objective tells of it; the gradient of the loss is left in the parameters."""
+        whole, passes = self.batches.size(number), self.settings.accumulate
+        first, processes = self.batches.first(number), distributed.size()
+        parts = []
         for index in range(passes):
             part = distributed.part(len(x), index, passes)
             self.generator.manual_seed(step_seed(self.seed, number))
@@ -118,8 +116,9 @@ class StageRunner:
                 ):  # no scaling of the loss: the exponents of bfloat16 are those of float32
                     loss = weight * self.objective(batch)
                 (processes * loss).backward()  # gradients are averaged over processes, and are to be summed
-            losses.append(loss.detach())
-        return distributed.total(torch.stack(losses).sum()).item()
+            parts.append({"loss": loss.detach()} | {name: weight * value for name, value in batch.told.items()})
+        sums = torch.stack([torch.stack([part[name] for part in parts]).sum() for name in parts[0]])
+        return dict(zip(parts[0], distributed.total(sums).tolist(), strict=True))
 
     def _gradients_travel(self, last: bool):
         """Processes exchange gradients once per step, in its last pass."""
@@ -131,6 +130,7 @@ class StageRunner:
         if self.average is not None:
             self.average.copy_to_module()
         self.stage.module.eval()
+        freeze(self.stage, False)
 
     def _diagnosis(self, record: dict[str, Any], number: int, x: Tensor) -> str:
         what = f"Training stopped in stage {self.stage.name!r} at step {number + 1}: loss {record['loss']:g}"
@@ -146,6 +146,23 @@ class StageRunner:
             f"{distributed.largest(x.abs().max().item()):.3g} standard deviations, "
             f"learning rate {record['learning_rate']:.2g}: lower training.learning_rate or training.clip, or look at the data for outliers."
         )
+
+
+def freeze(stage: Stage, frozen: bool = True) -> None:
+    """Keep the weights of the frozen modules of a stage as they are, or let them move again."""
+    for part in stage.frozen:
+        part.requires_grad_(not frozen)
+
+
+def stage_optimisers(stage: Stage, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """The optimisers of a stage, for its weights that move."""
+    return build_optimisers(
+        stage.module,
+        kind=settings.optimiser,
+        learning_rate=settings.learning_rate * stage.learning_rate,
+        weight_decay=settings.weight_decay,
+        rates=stage.rates,
+    )
 
 
 def step_seed(seed: int, number: int) -> int:

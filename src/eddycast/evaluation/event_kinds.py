@@ -1,0 +1,139 @@
+"""Events that an ensemble is asked about, and when they happen in each member."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eddycast.errors import InputError
+from eddycast.evaluation.gather import JetSettings
+from eddycast.evaluation.runs import Run, Source
+from eddycast.metrics import mask_weights, weighted_mean
+from eddycast.metrics.chunks import spans
+from eddycast.metrics.events import time_to_event
+from eddycast.metrics.jets import count_jets, jet_events
+
+Change = Literal["change", "nucleation", "coalescence"]
+CHANGES: tuple[Change, ...] = ("change", "nucleation", "coalescence")
+MEASURES = ("mean", "max", "min", "rms")
+
+
+@dataclass(frozen=True)
+class JetEvent:
+    """The number of jets has changed for good: up (nucleation), down (coalescence), or either (change).
+
+    Args:
+        change: Which.
+        settings: What counts as a jet and as lasting; the prominence in standard deviations of all states of the (solver's) ensemble.
+    """
+
+    change: Change = "change"
+    settings: JetSettings = field(default_factory=JetSettings)
+
+    @property
+    def words(self) -> str:
+        return {
+            "change": "the number of jets has changed",
+            "nucleation": "a jet has formed",
+            "coalescence": "jets have merged",
+        }[self.change]
+
+
+@dataclass(frozen=True)
+class ThresholdEvent:
+    """A number of the field has passed a bound.
+
+    Args:
+        measure: `mean`, `max`, `min` or `rms` over space.
+        bound: In units of the field.
+        above: Whether it must be above the bound, or below.
+    """
+
+    measure: str
+    bound: float
+    above: bool = True
+
+    @property
+    def words(self) -> str:
+        return f"the {self.measure} of the field has been {'above' if self.above else 'below'} {self.bound:g}"
+
+
+Event = JetEvent | ThresholdEvent
+
+
+def check_event(event: Event) -> None:
+    if isinstance(event, ThresholdEvent):
+        if event.measure not in MEASURES:
+            raise InputError(f"There is no measure {event.measure!r}: use {', '.join(MEASURES)}.")
+    elif event.change not in CHANGES:
+        raise InputError(f"There is no change {event.change!r} of jets: use {', '.join(CHANGES)}.")
+    elif event.settings.hold < 1 or event.settings.width < 0 or not event.settings.prominence > 0:
+        raise InputError("Jets need a width of 0 or more, a positive prominence and a hold of 1 or more.")
+
+
+def states_of(source: Source, runs: list[Run], count: int) -> Tensor:
+    """(member, lead, *space), float32."""
+    first = 0 if source.ensemble else 1
+    return torch.stack([run.fetch(first, first + count).float() for run in runs])
+
+
+def with_prominence(event: JetEvent, source: Source, cases: Mapping[Any, list[Run]]) -> tuple[JetEvent, str]:
+    """The prominence in units of the field, from the standard deviation of the reference ensemble."""
+    total, square, mass = 0.0, 0.0, 0
+    for runs in cases.values():
+        for run in runs:
+            values = run.fetch(0, run.frames).double()
+            values = values[values.isfinite()]
+            total, square, mass = (
+                total + float(values.sum()),
+                square + float(values.square().sum()),
+                mass + values.numel(),
+            )
+    std = max(0.0, square / max(mass, 1) - (total / max(mass, 1)) ** 2) ** 0.5
+    if not std > 0:
+        raise InputError(f"{source.name}: {source.field!r} does not vary, so it has no jets.")
+    settings = event.settings
+    told = (
+        f"Jets stand out by {settings.prominence:g} standard deviations ({settings.prominence * std:.4g}) after smoothing over "
+        f"{settings.width:g} grid steps; a change lasts {settings.hold} states."
+    )
+    return replace(event, settings=replace(settings, prominence=settings.prominence * std)), told
+
+
+def start_of(event: Event, states: Tensor) -> Tensor | None:
+    """Number of jets before anything happens: that of most members at the first lead, the same for both ensembles."""
+    if not isinstance(event, JetEvent):
+        return None
+    first = count_jets(states[:, 0].double(), prominence=event.settings.prominence, width=event.settings.width)
+    return first.mode().values
+
+
+def times_of(event: Event, states: Tensor, leads: Tensor, start: Tensor | None, source: Source) -> Tensor:
+    """(member,); a member that is not finite has had no event from then on."""
+    if isinstance(event, JetEvent):
+        assert start is not None
+        found = [
+            count_jets(states[some].double(), prominence=event.settings.prominence, width=event.settings.width)
+            for some in spans(len(states), 8 * states[0].numel())
+        ]
+        counts = torch.cat(found)
+        changes = jet_events(counts, event.settings.hold, start=start)
+        signs = {"change": changes != 0, "nucleation": changes > 0, "coalescence": changes < 0}
+        return time_to_event(signs[event.change], leads)
+    weights = mask_weights(source.grid.weights(), source.valid)
+    dims = tuple(range(-len(source.grid.axes), 0))
+    values = states.double()
+    land = weights == 0
+    if event.measure in ("mean", "rms"):
+        safe = torch.where(land, 0.0, values)
+        of = weighted_mean(safe if event.measure == "mean" else safe.square(), weights)
+        of = of if event.measure == "mean" else of.sqrt()
+    else:
+        fill = -torch.inf if event.measure == "max" else torch.inf
+        filled = torch.where(land, fill, values)
+        of = filled.amax(dim=dims) if event.measure == "max" else filled.amin(dim=dims)
+    return time_to_event(of > event.bound if event.above else of < event.bound, leads)

@@ -1,0 +1,195 @@
+"""Two stages over parameters: pre-training at one value with inert conditioning, then fine-tuning on a family."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import eddycast as ec
+from eddycast import api
+from eddycast.data import open_family
+from eddycast.errors import InputError
+from eddycast.recipes import get_recipe, recipe_from_dict, recipe_to_dict, with_overrides
+from eddycast.recipes.adaptation import Adaptation, adapted_stages, adapted_views, modulations_of
+from eddycast.recipes.measured import model_shape
+from eddycast.recipes.run import seeded_model
+from eddycast.training import RunDirectory, SilentObserver, read_tensors
+
+LOCAL = {
+    "emulator.horizon": 1,
+    "emulator.network.kind": "transformer-local",
+    "emulator.network.window": 5,
+    "emulator.network.width": 16,
+    "emulator.network.heads": 2,
+    "emulator.network.blocks": 2,
+}
+SETTINGS = LOCAL | {
+    "grids": "any",
+    "log_parameters": ["domain_length"],
+    "adaptation": {"pretrain": {"domain_length": 22}, "share": 0.5, "modulation_rate": 10.0},
+    "training.steps": 16,
+    "training.batch_size": 8,
+    "training.warmup": 1,
+}
+
+
+def recipe(**changes):
+    return with_overrides(get_recipe("ks/regression-smoke"), SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    place = tmp_path_factory.mktemp("family") / "ks"
+    api.simulate(
+        "kuramoto-sivashinsky", trajectories=36, steps=20, spacing=0.5, spin_up=20.0, out=place, split=(0.5, 0.25, 0.25),
+        parameters={"domain_length": api.Values((22.0, 36.0, 64.0), (4, 1, 1))},
+    )  # fmt: skip
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(family, tmp_path_factory):
+    """Both stages, and the weights after the first."""
+    place = tmp_path_factory.mktemp("run")
+    ec.train(recipe(), data=family, out=place / "first", stage="regression", observer=SilentObserver())
+    ec.train(recipe(), data=family, out=place / "both", observer=SilentObserver())
+    return place
+
+
+def test_conditioning_is_inert_and_frozen_while_pretraining(family, run):
+    """Weights of the modulation are those of the start, and no length changes what the network says."""
+    weights, _ = read_tensors(RunDirectory(run / "first").component("model"))
+    found = open_family(family)
+    start = seeded_model(recipe(), model_shape(found.datasets[0], recipe(), found.datasets)).state_dict()
+    names = [name for name in weights if ".modulations." in name]
+    assert names
+    assert all(torch.equal(weights[name], start[name]) for name in names)
+    assert any(not torch.equal(weights[name], start[name]) for name in weights)
+    data = api.open_dataset(family / "domain_length-36")
+    emulator = ec.load(run / "first")
+    one, two = (
+        emulator.forecast(data.initial("test"), steps=2, members=1, parameters={"domain_length": length})["u"].values
+        for length in (22.0, 100.0)
+    )
+    assert (one == two).all()
+
+
+def test_fine_tuning_moves_all_weights_and_listens_to_parameters(family, run):
+    first, both = (read_tensors(RunDirectory(run / name).component("model"))[0] for name in ("first", "both"))
+    moved = [name for name in both if ".modulations." in name and not torch.equal(both[name], first[name])]
+    assert moved
+    data = api.open_dataset(family / "domain_length-36")
+    emulator = ec.load(run / "both")
+    one, two = (
+        emulator.forecast(data.initial("test"), steps=2, members=1, parameters={"domain_length": length})["u"].values
+        for length in (36.0, 64.0)
+    )
+    assert (one != two).any()
+
+
+def test_learning_rates_of_the_two_stages(run):
+    """The cosine is at its top at the start of a stage: the last one begins at 1/50 of the first."""
+    lines = [json.loads(line) for line in RunDirectory(run / "both").log.read_text().splitlines()]
+    peak = {
+        name: max(line["learning_rate"] for line in lines if line["stage"] == name)
+        for name in ("regression", "fine-tune")
+    }
+    assert peak["fine-tune"] == pytest.approx(peak["regression"] / 50, rel=0.05)
+    assert [line["stage"] for line in lines].count("fine-tune") == 8
+
+
+def test_groups_of_the_optimiser_have_their_rates(family):
+    found = open_family(family)
+    model = seeded_model(recipe(), model_shape(found.datasets[0], recipe(), found.datasets))
+    settings = recipe().adaptation
+    assert settings is not None
+    first, last = adapted_stages(model.stages(), settings, model)
+    assert first.frozen == tuple(modulations_of(model))
+    assert last.frozen == ()
+    assert [factor for _, factor in last.rates] == [10.0]
+    assert last.learning_rate == pytest.approx(first.learning_rate / 50)
+    assert first.share == pytest.approx(0.5)
+
+
+def test_a_run_forecasts_on_lengths_it_has_never_seen(run):
+    emulator = ec.load(run / "both")
+    data = api.simulate(
+        "kuramoto-sivashinsky", trajectories=3, steps=6, grid=(112,), spin_up=5.0, parameters={"domain_length": 56.0}
+    )
+    forecast = emulator.forecast(data.initial("test"), steps=3, members=1)
+    assert forecast.sizes["x"] == 112
+    far = api.simulate(
+        "kuramoto-sivashinsky", trajectories=3, steps=6, grid=(112,), spin_up=5.0, parameters={"domain_length": 40.0}
+    )
+    with pytest.raises(InputError, match=r"trained on points 0.5 apart along x; in the data they are 0.3571 apart"):
+        emulator.forecast(far.initial("test"), steps=3, members=1)
+
+
+def test_resume_is_exact_across_the_stages(family, run, tmp_path):
+    class Stop(SilentObserver):
+        def stage(self, name, done, steps):
+            self.name = name
+
+        def step(self, done, loss):
+            if self.name == "fine-tune" and done == 3:
+                raise KeyboardInterrupt
+
+    settings = {"training.checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        ec.train(recipe(**settings), data=family, out=tmp_path / "run", observer=Stop())
+    ec.train(recipe(**settings), data=family, out=tmp_path / "run", resume=True, observer=SilentObserver())
+    again, whole = (read_tensors(RunDirectory(path).component("model"))[0] for path in (tmp_path / "run", run / "both"))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_fine_tuning_of_a_run_on_data_of_ones_own(family, run, tmp_path):
+    """`--init` keeps what the weights mean: normalisation, and statistics of parameters that it has seen vary."""
+    own = api.simulate(
+        "kuramoto-sivashinsky", trajectories=8, steps=20, grid=(160,), spin_up=20.0, parameters={"domain_length": 80.0}
+    )
+    changed = recipe(adaptation={"pretrain": {"domain_length": 22}, "replay": 0.0})
+    ec.train(changed, data=own, out=tmp_path / "own", init=run / "both", stage="fine-tune", observer=SilentObserver())
+    before, after = (json.loads((path / "config.json").read_text()) for path in (run / "both", tmp_path / "own"))
+    assert after["shape"]["parameter_mean"] == before["shape"]["parameter_mean"]
+    assert after["shape"]["parameter_std"] == before["shape"]["parameter_std"]
+    assert after["data"]["parameter_ranges"] == {"domain_length": [80.0, 80.0]}
+    spaces = [read_tensors(RunDirectory(path).component("space"))[0] for path in (run / "both", tmp_path / "own")]
+    assert all(torch.equal(spaces[0][name], spaces[1][name]) for name in spaces[0])
+
+
+def test_replay_has_its_share_and_values_weigh_alike(family):
+    found = open_family(family)
+    views = adapted_views(Adaptation({"domain_length": 22.0}, replay=0.2), found)
+    mixture = views["fine-tuning"]
+    assert mixture.shares == pytest.approx((0.4, 0.4, 0.2))
+    assert [dataset.grid.shape[0] for dataset in mixture.datasets] == [72, 128, 44]
+    assert views["pre-training"].grid.shape == (44,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"adaptation": {"pretrain": {"domain_length": 23}}},
+            "No trajectory of the training split has domain_length = 23",
+        ),
+        ({"adaptation": {"pretrain": {"beta": 1}}}, "no parameter 'beta'"),
+        ({"adaptation": {}}, "adaptation.pretrain names the parameters"),
+        ({"grids": "one"}, "is for data on one grid, these are 3 data sets"),
+        ({"log_parameters": ["beta"]}, "the data have no parameter 'beta'"),
+        ({"emulator.horizon": 3}, "set emulator.horizon=1"),
+        ({"training.optimiser": "soap"}, "soap has one learning rate"),
+    ],
+)
+def test_mistakes_end_in_one_line(changes, told, family, tmp_path):
+    with pytest.raises(InputError, match=told) as error:
+        ec.train(recipe(**changes), data=family, out=tmp_path / "run", observer=SilentObserver())
+    assert "\n" not in str(error.value)
+
+
+def test_settings_survive_json():
+    here = replace(recipe(), adaptation=Adaptation({"domain_length": 22.0}, replay=0.0))
+    assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(here))), "there") == here
