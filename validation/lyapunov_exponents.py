@@ -51,8 +51,8 @@ def main() -> None:
     ):
         print(f"L = {length}: {found.mean():.4f}, standard error {found.std() / runs**0.5:.4f}")
     for length in LONG:
-        (found,) = exponents([length], runs=16, spin_up=300, num_intervals=800, seed=7, points=2 * length)
-        print(f"L = {length}: {found.mean():.4f}, standard error {found.std() / 16**0.5:.4f}", flush=True)
+        (found,) = exponents([length], runs=8, spin_up=200, num_intervals=450, seed=7, points=2 * length)
+        print(f"L = {length}: {found.mean():.4f}, standard error {found.std() / 8**0.5:.4f}", flush=True)
     survey = list(range(10, 65))
     found = exponents(survey, runs=4, spin_up=400, num_intervals=300, seed=5)
     for length, row in zip(survey, found, strict=True):
