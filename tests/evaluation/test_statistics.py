@@ -218,3 +218,14 @@ def _only(data: Dataset, length: float) -> Dataset:
     """The same data with the other length's trajectories out of the test split."""
     kept = tuple(one for one in data.segments("test") if float(data.parameters(one.trajectory)[0]) == length)
     return replace(data, splits=data.splits | {"test": kept})
+
+
+def test_a_forecast_with_replaced_parameters_counts_for_those(data):
+    """`forecast --param domain_length=36` from all trajectories is one group, compared with the truth of that value."""
+    made = forecast_of(data, same).isel(init=[0, 2])
+    made.attrs["eddycast_parameters"] = "domain_length=36"
+    (group,) = statistics(made, data).groups
+    assert group.parameters == {"domain_length": 36.0}
+    made.attrs["eddycast_parameters"] = "domain_length=44"
+    with pytest.raises(InputError, match="no run with domain_length = 44"):
+        statistics(made, data)

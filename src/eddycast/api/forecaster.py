@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import xarray as xr
+from torch import Tensor
 
 from eddycast import __version__
 from eddycast.api.settings import configured
@@ -164,9 +166,27 @@ class Forecaster:
             conditions = replace(conditions, parameters=changed)
         lead_steps = self._lead_steps(dataset, steps, leads)
         context = start.context(emulator.context)
-        return self._labelled(
+        made = self._labelled(
             emulator, context.expand(members, *context.shape), start, conditions, lead_steps, seed, progress
         )
+        if parameters:
+            made.attrs["eddycast_parameters"] = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
+        if beyond := self.extrapolated(dataset, conditions.parameters):
+            made.attrs["eddycast_extrapolated"] = beyond
+        return made
+
+    def extrapolated(self, dataset: Dataset, parameters: Tensor) -> str:
+        """In words, parameters (case, P) that lie beyond those of the training data; empty where none does, or nothing is known of them."""
+        ranges = {} if self.run is None else self.run.data.get("parameter_ranges") or {}
+        told = []
+        for name, values in zip(dataset.parameter_names, parameters.double().unbind(-1), strict=True):
+            low, high = ranges.get(name, (-math.inf, math.inf))
+            slack = 1e-5 * max(abs(low), abs(high)) if math.isfinite(low) else 0.0
+            outside = values[(values < low - slack) | (values > high + slack)].unique()
+            if len(outside) and (self.run is None or self.run.recipe.tell_parameters):
+                trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+                told.append(f"{name} {', '.join(f'{value:g}' for value in outside[:3].tolist())} (trained on {trained})")
+        return "; ".join(told)
 
     def forecast_from(
         self,

@@ -242,9 +242,18 @@ def parameter_groups(
             f"The forecast starts from trajectory {max(numbers)}, the truth has {data.num_trajectories}; pass the data it was made from."
         )
     values = torch.stack([data.parameters(number) for number in numbers]).double()
+    replaced = {
+        data.parameter_names.index(name): value
+        for name, value in replaced_parameters(source.attributes).items()
+        if name in data.parameter_names
+    }
+    for column, value in replaced.items():
+        values[:, column] = value
     columns = [data.parameter_names.index(name) for name in by or data.parameter_names]
     if by is None:
-        columns = [column for column in columns if bool((values[:, column] != values[0, column]).any())]
+        columns = [
+            column for column in columns if column in replaced or bool((values[:, column] != values[0, column]).any())
+        ]
     names = tuple(data.parameter_names[column] for column in columns)
     groups: dict[Group, list[Run]] = {}
     for run, row in zip(source.runs, values[:, columns].tolist(), strict=True):
@@ -253,6 +262,12 @@ def parameter_groups(
         note = f"Parameters ({', '.join(names)}) take {len(groups)} values: all runs are one group; choose with --by what tells them apart."
         return (), {(): list(source.runs)}, [note]
     return names, dict(sorted(groups.items())), []
+
+
+def replaced_parameters(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Values with which a forecast was made instead of those of its data (`forecast --param`), by name."""
+    pairs = (part.partition("=") for part in str(attributes.get("eddycast_parameters", "")).split(", ") if part)
+    return {name: float(value) for name, _, value in pairs}
 
 
 def shared_parameters(runs: Sequence[Run], data: Dataset | None) -> Tensor | None:
