@@ -27,6 +27,7 @@ from eddycast.simulators import get_system
 Forecasters = Mapping[str, api.Forecaster]
 ERRORS = (1e-2, 1e-3, 1e-4)
 BLOCKS = 1000
+COST_VALUES = ("56", "160")
 
 
 def groups_of(data: api.Dataset | api.Family) -> dict[str, api.Dataset]:
@@ -135,6 +136,8 @@ def pe_cost(data: api.Dataset | api.Family, several: Forecasters, seed: int) -> 
     """
     rows: dict[str, Any] = {}
     for value, dataset in groups_of(data).items():
+        if value not in COST_VALUES:
+            continue
         truth, exponent = truth_of(dataset), exponent_of(dataset)
         system = f"system:{dataset.attributes['system']}"
         cases, steps = len(truth), truth.shape[1]
@@ -196,6 +199,106 @@ def ensemble_scores(states: Tensor, truth: Tensor, std: Tensor) -> dict[str, Any
     return found
 
 
+def pe_climate(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
+    """Long free runs at each beta: laws of U and its derivatives, spectrum, correlation, jets and their events, beside the solver's own.
+
+    As many runs and states as the truth has; the first ten states are left out. "by chance" is what two parts of the truth differ by.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for value, dataset in groups_of(data).items():
+        for name, forecaster in several.items():
+            context = forecaster.emulator(dataset, {}).context
+            steps = len(dataset.segments("test")[0]) - context
+            made = forecaster.forecast(dataset.initial("test"), steps=steps, members=1, seed=seed)
+            (group,) = api.statistics(made, truth=dataset, skip=10, jets=True).to_dict()["groups"]
+            rows.setdefault(name, {})[value] = group
+    return {"climate": rows}
+
+
+EVENT_BETA, EVENT_STARTS, EVENT_STEPS, SOLVER_MEMBERS, MEMBERS = 1.35, 3, 30, 48, 1000
+
+
+def pe_events(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
+    """Probability that the number of jets has changed, by lead, from states at an unseen beta: 1000 members against the solver's ensemble.
+
+    The solver's members go on from one 2-D state with other forcing; the emulator knows its last two zonal means alone.
+    """
+    states = api.simulate(
+        "beta-plane", trajectories=EVENT_STARTS, steps=3, spin_up=6000.0, seed=77, split=(1, 0, EVENT_STARTS - 1),
+        parameters={"beta": EVENT_BETA},
+    )  # fmt: skip
+    assert isinstance(states, api.Dataset)
+    zonal = api.zonal_mean(states)
+    start = time.process_time()
+    solver = api.zonal_mean(
+        api.load("system:beta-plane").forecast(
+            states.initial("test", start=1), steps=EVENT_STEPS, members=SOLVER_MEMBERS, seed=seed
+        )
+    )
+    spent = {"solver": time.process_time() - start}
+    found: dict[str, Any] = {"solver_members": SOLVER_MEMBERS, "members": MEMBERS, "beta": EVENT_BETA}
+    for name, forecaster in several.items():
+        start = time.process_time()
+        made = forecaster.forecast(zonal.initial("test", start=1), steps=EVENT_STEPS, members=MEMBERS, seed=seed)
+        spent[name] = time.process_time() - start
+        found[name] = api.events(made, event="jets", truth=solver).to_dict()
+    return {"events": found, "cpu_seconds": spent}
+
+
+def pe_gusts(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
+    """A known bimodal law: the part of U one state later along U now, from test states, of the truth and of 200 members each.
+
+    Gusts multiply U by 1 + s a / r with s = +-1 of equal probability, r the rms of U: a' = <U', U> / <U, U> has two peaks at a distance
+    of 2 a / r. "between" is the share of members (and of the truth) in the middle third of that distance: 1/3 of a normal law's mass or
+    more, little of a bimodal one's; "peaks" the distance of the 25 and 75 % quantiles over 2 a / r, one for two sharp peaks.
+    """
+    members, share, epsilon, interval = 200, 0.2, 1e-6, 50.0
+    segments = data.segments("test")
+    starts = [(part.trajectory, at) for part in segments for at in range(4, len(part) - 2, 3)]
+    now = torch.stack([data.read(one, at, at + 1)[0, 0] for one, at in starts]).double()
+    later = torch.stack([data.read(one, at + 1, at + 2)[0, 0] for one, at in starts]).double()
+    conditions = data.conditions([one for one, _ in starts], [at for _, at in starts])
+    reach = math.sqrt(2 * share * epsilon * interval) / now.square().mean(1).sqrt()
+
+    def along(states: Tensor) -> Tensor:
+        """Where a state lies between the two peaks, -1 to 1, about the mean of a' over all of them; (..., case)."""
+        part = (states * now).sum(-1) / now.square().sum(-1)
+        return (part - part.mean()) / reach
+
+    def told(values: Tensor) -> dict[str, float]:
+        low, high = values.quantile(0.25).item(), values.quantile(0.75).item()
+        return {
+            "between": (values.abs() < 1 / 3).double().mean().item(),
+            "peaks": (high - low) / 2,
+            "std": values.std().item(),
+        }
+
+    rows: dict[str, Any] = {"truth": told(along(later)) | {"cases": len(starts)}}
+    for name, forecaster in several.items():
+        emulator = forecaster.emulator(data, {})
+        context = torch.stack([data.read(one, at + 1 - emulator.context, at + 1) for one, at in starts])
+        made = emulator.forecast(context, conditions, torch.ones(1), members=members, seed=seed)[:, :, 0, 0].double()
+        crps = metrics.crps(made, later, fair=True).mean() / later.std()
+        rows[name] = told(along(made).flatten()[:200_000]) | {"crps": crps.item()}
+    return {"gusts": rows}
+
+
+def pe_few(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
+    """Error of forecasts after few trajectories of another equation, in root mean squares of the truth, by lead."""
+    truth = truth_of(data)
+    rows: dict[str, Any] = {}
+    for name, forecaster in several.items():
+        states = rolled(forecaster, data, truth.shape[1], seed)
+        error = normalised_error(states, truth, torch.ones(truth.shape[2:]), truth.square().mean())
+        cases = error.mean(1)
+        rows[name] = {
+            "nrmse": cases.mean().item(),
+            "nrmse_se": (cases.std() / len(cases) ** 0.5).item(),
+            "nrmse_by_lead": [round(value, 6) for value in error.mean(0).tolist()],
+        }
+    return {"few": rows}
+
+
 def headline(result: dict[str, Any]) -> str:
     """One line for the terminal."""
     if "tracking" in result:
@@ -216,4 +319,8 @@ PROTOCOLS = {
     "pe-statistics": pe_statistics,
     "pe-cost": pe_cost,
     "pe-skill": pe_skill,
+    "pe-climate": pe_climate,
+    "pe-events": pe_events,
+    "pe-gusts": pe_gusts,
+    "pe-few": pe_few,
 }

@@ -50,10 +50,8 @@ def _data(dataset: Dataset) -> Dataset:
 
 
 def _forecast(forecast: xr.Dataset) -> xr.Dataset:
-    system, names = (
-        str(forecast.attrs.get("eddycast_system", "")),
-        str(forecast.attrs.get("eddycast_fields", "")).split(),
-    )
+    system = str(forecast.attrs.get("eddycast_system", ""))
+    names = str(forecast.attrs.get("eddycast_fields", "")).split()
     grid = data.grid_of(forecast)
     found = _reduction(system, tuple(names), grid)
     arrays = [forecast[name].transpose(..., *grid.names) for name in names]

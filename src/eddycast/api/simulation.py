@@ -83,13 +83,9 @@ def simulate(
     if spacing is not None:
         if grid is not None or solver_grid is not None:
             raise InputError("--spacing sets the points of the grid: leave --grid and --solver-grid out.")
-        shared: dict[str, Any] = {
-            "steps": steps,
-            "evaluation_steps": evaluation_steps,
-            "split": split,
-            "initial": initial,
-        }
-        shared |= {"dt": dt, "spin_up": spin_up, "seed": seed, "dtype": dtype, "device": device}
+        shared: dict[str, Any] = {"steps": steps, "evaluation_steps": evaluation_steps, "split": split}
+        shared |= {"initial": initial, "store": store, "dt": dt, "spin_up": spin_up}
+        shared |= {"seed": seed, "dtype": dtype, "device": device}
         return spaced(
             chosen, spacing, trajectories, parameters or {}, None if out is None else Path(out), progress, shared
         )
@@ -151,6 +147,11 @@ def spaced(
     shared: dict[str, Any],
 ) -> Dataset | Family:
     """Points a fixed distance apart on domains of any length: a data set for each length; see `simulate`.
+
+    Args:
+        system: With its law of initial states.
+        out: Folder of the data set, or of the folders of several; None to keep them in memory.
+        shared: Further arguments of `simulate`, the same for each length.
 
     Raises: InputError for a system whose domain has one length, ranges of lengths, or a length that does not hold a whole (even) number.
     """

@@ -10,9 +10,8 @@ import xarray as xr
 from eddycast import evaluation
 from eddycast.api.data import Data, opened
 from eddycast.data import Dataset
-from eddycast.errors import InputError
 from eddycast.evaluation import EventStudy, JetEvent, JetSettings, Statistics, ThresholdEvent
-from eddycast.evaluation.event_kinds import CHANGES, MEASURES
+from eddycast.evaluation.event_kinds import read_event
 from eddycast.files import write_json
 from eddycast.report.plots import write_figure
 from eddycast.report.statistics import event_picture, statistics_picture
@@ -41,8 +40,6 @@ def statistics(
         width, prominence, hold: What a jet is and how long a change must last; see `evaluation.JetSettings`.
     """
     settings = JetSettings(width, prominence, hold) if jets else None
-    if jets:
-        check_settings(settings)
     found = evaluation.statistics(
         _readable(source), None if truth is None else _readable(truth), jets=settings, **options
     )
@@ -85,31 +82,6 @@ def events(
     if out is not None:
         write_json(Path(out), found.to_dict())
     return found
-
-
-def read_event(text: str, settings: JetSettings) -> JetEvent | ThresholdEvent:
-    """An event from text. Raises: InputError for one that there is not."""
-    word = text.strip().lower()
-    if word in ("jets", *CHANGES):
-        check_settings(settings)
-        return JetEvent("change" if word == "jets" else word, settings)  # pyright: ignore[reportArgumentType]
-    for sign in "<>":
-        measure, found, bound = word.partition(sign)
-        if found and measure.strip() in MEASURES:
-            try:
-                return ThresholdEvent(measure.strip(), float(bound), sign == ">")
-            except ValueError as error:
-                raise InputError(
-                    f"The event {text!r} has no number after {sign}: write it as {measure.strip()}{sign}0.5."
-                ) from error
-    raise InputError(
-        f"There is no event {text!r}: use jets, nucleation, coalescence, or a bound such as 'mean>0.5' ({', '.join(MEASURES)}; > or <)."
-    )
-
-
-def check_settings(settings: JetSettings | None) -> None:
-    if settings is not None and (settings.width < 0 or not settings.prominence > 0 or settings.hold < 1):
-        raise InputError("Jets need --width 0 or more, a positive --prominence and --hold 1 or more.")
 
 
 def _readable(source: xr.Dataset | Data) -> xr.Dataset | Dataset | str | Path:

@@ -56,7 +56,7 @@ def parameter_values(texts: Iterable[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Turns:
-    """Values that runs take in turn, each for so many runs in a row."""
+    """Values that runs take in turn, each for so many runs in a row: `api.Values`, which would import torch before the line is read."""
 
     values: tuple[float, ...]
     counts: tuple[int, ...]

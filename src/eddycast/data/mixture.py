@@ -70,11 +70,10 @@ def interleaved(shares: tuple[float, ...], period: int = PERIOD) -> np.ndarray:
         raise ValueError(f"{len(shares)} shares do not fit into a period of {period}.")
     exact = np.asarray(shares, dtype=np.float64) / sum(shares) * period
     counts = np.maximum(1, np.floor(exact)).astype(int)
-    while counts.sum() != period:
-        missing = exact - counts
-        counts[np.argmax(missing) if counts.sum() < period else np.argmin(np.where(counts > 1, missing, np.inf))] += (
-            1 if counts.sum() < period else -1
-        )
+    while counts.sum() < period:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > period:  # the one turn that each has at least was more than some shares ask for
+        counts[np.argmin(np.where(counts > 1, exact - counts, np.inf))] -= 1
     owners = np.repeat(np.arange(len(shares)), counts)
     at = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     return owners[np.lexsort((owners, at))]
@@ -116,15 +115,15 @@ class MixedBatches:
 
     @cached_property
     def _earlier(self) -> np.ndarray:
-        """Turns of the owner of each place before it, within the period, and in the whole of it in the last row, (period + 1, part)."""
+        """Turns of each data set before each place of a period, those of the whole period in the last row, (period + 1, part)."""
         mine = self.turns[:, None] == np.arange(len(self.parts))
         return np.concatenate([np.zeros((1, len(self.parts)), dtype=np.int64), np.cumsum(mine, axis=0)])
 
     def _turn(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whose turn it is at places of the endless stream, and its how-manieth, each (place,)."""
-        round_, inside = np.divmod(places, len(self.turns))
+        """Whose turn it is at places of the endless stream, and how many turns it had before, each (place,)."""
+        periods, inside = np.divmod(places, len(self.turns))
         owner = self.turns[inside]
-        return owner, round_ * self._earlier[-1, owner] + self._earlier[inside, owner]
+        return owner, periods * self._earlier[-1, owner] + self._earlier[inside, owner]
 
     def _owner(self, step: int) -> tuple[WindowBatches, int]:
         """Where grids differ: the data set of a batch, and the number of the batch in its stream."""

@@ -94,10 +94,7 @@ class SpectralGuard:
             ratio = self.lengths[dim] / new[dim]
             wanted = _numbers(grid.shape[dim], half, ceiling.device)
             place = wanted.abs().double() * ratio  # number of the mode of the same wavenumber where it was measured
-            near = [
-                bound(place - 1e-6 if bound is torch.ceil else place + 1e-6).long()
-                for bound in (torch.floor, torch.ceil)
-            ]
+            near = (place + 1e-6).floor().long(), (place - 1e-6).ceil().long()
             reach = ceiling.shape[dim] - 1 if half else ceiling.shape[dim] // 2
             highest = torch.stack([_row(ceiling, dim, number, wanted, half, reach) for number in near]).amax(dim=0)
             ceiling = highest * math.sqrt(ratio)

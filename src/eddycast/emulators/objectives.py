@@ -1,4 +1,8 @@
-"""Averages and scores that families minimise."""
+"""Averages and scores that families minimise.
+
+To add a loss of ensembles: a function here, its name among the values of `score` (or `spectral`) in `ScoringConfig`, its case in
+`ScoringRule._score`; a test of what minimises it in `test_ensemble_losses.py`, a row in `docs/emulators.md`.
+"""
 
 from __future__ import annotations
 

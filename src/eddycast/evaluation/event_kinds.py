@@ -1,4 +1,8 @@
-"""Events that an ensemble is asked about, and when they happen in each member."""
+"""Events that an ensemble is asked about, and when they happen in each member.
+
+To add a kind: a frozen dataclass with `words`, in the union `Event`; its text in `read_event`, what it needs in `check_event`, when it
+happens in `times_of`; a test with known times in `test_event_study.py`; `--event` in `docs/scores.md`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eddycast.errors import InputError
-from eddycast.evaluation.gather import JetSettings
+from eddycast.evaluation.gather import JetSettings, check_jet_settings
 from eddycast.evaluation.runs import Run, Source
 from eddycast.metrics import mask_weights, weighted_mean
 from eddycast.metrics.chunks import spans
@@ -65,14 +69,34 @@ class ThresholdEvent:
 Event = JetEvent | ThresholdEvent
 
 
+def read_event(text: str, settings: JetSettings) -> Event:
+    """An event from text. Raises: InputError for one that there is not."""
+    word = text.strip().lower()
+    if word in ("jets", *CHANGES):
+        return JetEvent("change" if word == "jets" else word, settings)  # pyright: ignore[reportArgumentType]
+    for sign in "<>":
+        measure, found, bound = word.partition(sign)
+        if found and measure.strip() in MEASURES:
+            try:
+                return ThresholdEvent(measure.strip(), float(bound), sign == ">")
+            except ValueError as error:
+                raise InputError(
+                    f"The event {text!r} has no number after {sign}: write it as {measure.strip()}{sign}0.5."
+                ) from error
+    raise InputError(
+        f"There is no event {text!r}: use jets, nucleation, coalescence, or a bound such as 'mean>0.5' ({', '.join(MEASURES)}; > or <)."
+    )
+
+
 def check_event(event: Event) -> None:
+    """Raises: InputError for what cannot happen."""
     if isinstance(event, ThresholdEvent):
         if event.measure not in MEASURES:
             raise InputError(f"There is no measure {event.measure!r}: use {', '.join(MEASURES)}.")
     elif event.change not in CHANGES:
         raise InputError(f"There is no change {event.change!r} of jets: use {', '.join(CHANGES)}.")
-    elif event.settings.hold < 1 or event.settings.width < 0 or not event.settings.prominence > 0:
-        raise InputError("Jets need a width of 0 or more, a positive prominence and a hold of 1 or more.")
+    else:
+        check_jet_settings(event.settings)
 
 
 def states_of(source: Source, runs: list[Run], count: int) -> Tensor:

@@ -24,7 +24,6 @@ from eddycast.evaluation.event_kinds import (
 )
 from eddycast.evaluation.runs import Run, Source, opened_runs
 from eddycast.evaluation.statistics import check_alike, check_jets, plain
-from eddycast.evaluation.wording import align, number
 from eddycast.metrics import block_bootstrap
 from eddycast.metrics.events import (
     EventTimes,
@@ -34,6 +33,9 @@ from eddycast.metrics.events import (
     event_counts,
     event_times,
 )
+
+SAME = 1e-3
+"""Difference of lead times, relative to the time step, that counts as none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,66 +119,10 @@ class EventStudy:
         return plain(content)
 
     def table(self, rows: int = 7) -> str:
-        """As text: the probability at a few leads, then times to the event; of the first starts, and of their mean."""
-        unit = "" if self.time_units in ("", "1") else f" {self.time_units}"
-        places = sorted(
-            {round(place) for place in torch.linspace(0, len(self.leads) - 1, min(rows, len(self.leads))).tolist()}
-        )
-        lines = [f"Probability that {self.event} ({self.field}), with {self.level:.0%} intervals"]
-        for case in self.cases[:MOST_CASES]:
-            start = "" if case.trajectory is None else f"trajectory {case.trajectory}, frame {case.frame}: "
-            truth = "" if case.truth is None else f", solver {case.truth.members}"
-            lines.append(f"{start}{case.forecast.members} members{truth}")
-            head = ["by", "forecast", *(["solver", "difference"] if case.truth else [])]
-            table = [head]
-            for place in places:
-                row = [f"{self.leads[place]:g}{unit}", _with_ends(case.forecast, place)]
-                if case.truth is not None and case.difference is not None:
-                    assert case.difference_low is not None and case.difference_high is not None
-                    ends = f"[{case.difference_low[place]:+.3f}, {case.difference_high[place]:+.3f}]"
-                    row += [_with_ends(case.truth, place), f"{case.difference[place]:+.3f} {ends}"]
-                table.append(row)
-            lines += align(table)
-            sides = [("forecast", case.forecast), *([("solver", case.truth)] if case.truth else [])]
-            for name, side in sides:
-                lines.append(f"  time to the event, {name}: {_times(side.times)}")
-            if case.distance is not None and case.distance_by_chance is not None and case.p_value is not None:
-                lines.append(
-                    f"  Wasserstein distance of these times {number(case.distance)}{unit} (between draws of one law "
-                    f"{number(case.distance_by_chance)}; p = {case.p_value:.3f})"
-                )
-        if len(self.cases) > MOST_CASES:
-            lines.append(f"({len(self.cases) - MOST_CASES} more starts in the file)")
-        if self.pooled is not None:
-            lines.append(f"mean over {len(self.cases)} starts")
-            head = ["by", "forecast", *(["solver", "difference"] if self.pooled.truth else [])]
-            table = [head]
-            pooled = self.pooled
-            for place in places:
-                row = [
-                    f"{self.leads[place]:g}{unit}",
-                    f"{pooled.forecast[place]:.3f} [{pooled.forecast_low[place]:.3f}, {pooled.forecast_high[place]:.3f}]",
-                ]
-                if pooled.truth and pooled.difference and pooled.difference_low and pooled.difference_high:
-                    ends = f"[{pooled.difference_low[place]:+.3f}, {pooled.difference_high[place]:+.3f}]"
-                    row += [f"{pooled.truth[place]:.3f}", f"{pooled.difference[place]:+.3f} {ends}"]
-                table.append(row)
-            lines += align(table)
-        return "\n".join([*lines, *self.notes]) + "\n"
+        """As text."""
+        from eddycast.evaluation.event_table import event_table
 
-
-def _with_ends(side: Side, place: int) -> str:
-    return f"{side.probability[place]:.3f} [{side.low[place]:.3f}, {side.high[place]:.3f}]"
-
-
-def _times(times: EventTimes) -> str:
-    def word(value: float) -> str:
-        return "beyond" if value == float("inf") else f"{value:g}"
-
-    def span(ends: tuple[float, float]) -> str:
-        return f"{word(ends[0])} to {word(ends[1])}"
-
-    return f"median {word(times.median)}, 50 % {span(times.half)}, 90 % {span(times.most)}"
+        return event_table(self, rows)
 
 
 def event_study(
@@ -253,8 +199,6 @@ def event_study(
         )  # fmt: skip
 
 
-SAME = 1e-3
-MOST_CASES = 4
 Key = tuple[int | None, int | None]
 
 

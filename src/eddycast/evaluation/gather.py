@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eddycast.errors import InputError
 from eddycast.evaluation.runs import Run
 from eddycast.grid import Grid
 from eddycast.metrics import mask_weights
@@ -37,6 +38,15 @@ class JetSettings:
     width: float = 2.0
     prominence: float = 0.5
     hold: int = 5
+
+
+def check_jet_settings(settings: JetSettings) -> None:
+    """Raises: InputError for numbers with which nothing is a jet."""
+    if settings.width < 0 or not settings.prominence > 0 or settings.hold < 1:
+        raise InputError(
+            f"Jets need --width 0 or more, a positive --prominence and --hold 1 or more, got {settings.width:g}, "
+            f"{settings.prominence:g} and {settings.hold}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +170,8 @@ class Gathered:
         power: Summed spectra of each part, (part, shell), and `counted`, their number, (part,).
         sample: Spectra of single states, thinned, (state, shell).
         products: Of the correlation, one for each fold of the runs; empty where there is none.
-        jets: Number of states with 0, 1, 2, ... jets; `events` of each run, (time,); `waits` between them.
+        jets: Number of states with 0, 1, 2, ... jets; `nucleations` and `coalescences` of all runs in the time `exposure`, and `waits`
+            between such events, (wait,).
     """
 
     runs: int

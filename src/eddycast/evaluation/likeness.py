@@ -106,6 +106,7 @@ class Jets:
 
 
 def distances(plan: Plan, made: Gathered | None, truth: Gathered, seed: int) -> tuple[list[Distance], Distance | None]:
+    """Of each quantity and pair of the plan, and their average over the first three quantities; `made` None for data alone."""
     groups = [(plan.names[place],) for place in range(len(plan.names))]
     groups += [tuple(plan.names[place] for place in pair) for pair in plan.pairs]
     parts = [[*one, *two] for one, two in zip(truth.marginals, truth.pairs, strict=True)]
@@ -150,6 +151,7 @@ def _chance(values: Tensor | None) -> tuple[float | None, float | None]:
 
 
 def densities(plan: Plan, made: Gathered | None, truth: Gathered) -> tuple[Density, ...]:
+    """PDF of each quantity of the plan."""
     found = []
     for place, name in enumerate(plan.names):
         sides = [
@@ -163,6 +165,7 @@ def densities(plan: Plan, made: Gathered | None, truth: Gathered) -> tuple[Densi
 
 
 def spectrum(plan: Plan, made: Gathered | None, truth: Gathered, seed: int) -> Spectrum | None:
+    """None on a grid of one point."""
     if plan.grid.num_points < 2:
         return None
     where = shells(plan.grid)
@@ -196,6 +199,7 @@ def _power(side: Gathered) -> dict[str, list[float]]:
 
 
 def reach(plan: Plan, side: Gathered) -> Reach | None:
+    """None where nothing was correlated."""
     if not side.products:
         return None
     axis = plan.grid.axes[plan.axis]
@@ -230,6 +234,7 @@ def _jackknife(values: list[float]) -> float:
 
 
 def jets_of(plan: Plan, side: Gathered) -> Jets | None:
+    """None where no jets were asked for."""
     if plan.jets is None or not len(side.jets):
         return None
     share = side.jets / side.jets.sum()

@@ -2,6 +2,10 @@
 
 A forecast beyond the reach of prediction cannot be right state by state, but its statistics can. Each distance from the truth stands
 beside the distance of two parts of the truth from each other.
+
+To add one: its sums over states in `gather` (a field of `Gathered`), what they say in `likeness`, a field of `GroupStatistics`, its
+lines in `statistics_table`, its curve (if it has one) in `report.statistics`; a test of truth in `test_statistics.py`, a row in
+`docs/scores.md`. What it computes from tensors is a function of its own in `metrics/`.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import xarray as xr
 
 from eddycast.data import Dataset
 from eddycast.errors import InputError
-from eddycast.evaluation.gather import JetSettings, Plan, extent, gather
+from eddycast.evaluation.gather import JetSettings, Plan, check_jet_settings, extent, gather
 from eddycast.evaluation.likeness import (
     Density,
     Distance,
@@ -146,7 +150,11 @@ def statistics(
     Raises: InputError where the two do not fit, or there is nothing to compute from.
     """
     if skip < 0 or (lags is not None and lags < 1) or bins < 2 or pair_bins < 2:
-        raise InputError("Expected skip >= 0, lags >= 1 and at least two bins.")
+        raise InputError(
+            f"Expected skip >= 0, lags >= 1 and at least two bins, got {skip}, {lags} and {bins} (pairs {pair_bins})."
+        )
+    if jets is not None:
+        check_jet_settings(jets)
     with ExitStack() as stack:
         own = stack.enter_context(opened_runs(source, split=split, field=field, name="The forecast"))
         known = None

@@ -151,7 +151,8 @@ def track_jets(mask: Tensor, *, reach: float) -> list[JetTrack]:
         mask: (time, points) from `jet_mask`, periodic.
         reach: Largest shift from one frame to the next; keep it below half the distance of neighbouring jets.
 
-    Returns: tracks in the order of their birth. What vanishes for a single frame comes back as another jet.
+    Returns: tracks in the order of their birth. What vanishes for a single frame comes back as another jet. For drift and life of single
+        jets; `eddycast statistics` only counts them, and does not depend on `reach`.
     """
     points = mask.shape[-1]
     alive: list[tuple[int, list[int]]] = []

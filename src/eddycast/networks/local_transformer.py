@@ -221,6 +221,7 @@ class LocalTransformer(nn.Module):
     values in training, between which sines of short periods wiggle. Without scalars there is neither MLP nor modulation.
 
     Attributes:
+        physical: Whether offsets are in physical units.
         modulations: All weights that only scalars reach: the MLP, and its last layer for each block. As long as they are as at the
             start, gamma is 1 and delta 0, exactly. The maps of global noise are not among them.
 
@@ -245,7 +246,7 @@ class LocalTransformer(nn.Module):
         if axes not in (1, 2, 3):
             raise ValueError(f"A local transformer needs 1 to 3 space axes, got {axes}.")
         self.config, self.window, self.periodic = config, window_sizes(config.window, axes), periodic
-        self.out_frames, self.shared = out_frames, shared_channels
+        self.out_frames, self.shared, self.physical = out_frames, shared_channels, config.units == "physical"
         width, told = config.width, modulation_parts(config) * config.width
         stacked = stacked_channels(in_frames, in_channels, shared_channels) + sum(not wrap for wrap in periodic)
         self.stem = nn.Linear(stacked, width)
@@ -290,7 +291,7 @@ class LocalTransformer(nn.Module):
                 f"noise {self.config.noise!r} on {space} points takes numbers of shape (batch, *{self.noise_shape(space)}), "
                 f"got {tuple(noise.shape)}."
             )
-        offsets = self._offsets(space, spacing).to(x) if self.config.units == "physical" else None
+        offsets = self._offsets(space, spacing).to(x) if self.physical else None
         stacked = stack_frames(x, self.shared)
         where = bounded_coordinates(x, self.periodic)
         if len(where):

@@ -23,6 +23,14 @@ class Network(Protocol):
     A network takes grids of any size, knows nothing of ensembles or diffusion, treats each entry of the batch on its own, starts with
     an output of zero (unless its config asks for a published start that is another), and has the fields `kind` and `checkpoint` in its
     config: with `checkpoint` its blocks are computed again in the backward pass instead of being kept, for the same gradients.
+
+    Three things are optional; `local_transformer.py` has them all, `emulators.network.ConditionedNetwork` and `recipes.adaptation` look for them:
+
+        noise_shape: Method, from `space` to the shape of the standard normal numbers that each entry of the batch takes in, or None. Its
+            call then has the keywords `noise` (batch, *noise_shape), None for the deterministic pass, and `spacing`, the distance of
+            points along each axis.
+        physical: Whether it computes with that distance, so that points may lie closer or further apart than in training.
+        modulations: The module of all weights that only scalars reach, doing nothing at the start: frozen in pre-training.
     """
 
     def __call__(self, x: Tensor, scalars: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import nn
 
 from eddycast.data import (
@@ -148,18 +147,6 @@ def base_of(adaptation: Adaptation, family: Family) -> Dataset:
 def all_windows(family: Family) -> Mixture:
     """Windows of all data sets of a family, each as often as any other."""
     return Mixture(family.datasets, (1.0,) * len(family.datasets))
-
-
-def parameter_ranges(datasets: tuple[Dataset, ...]) -> dict[str, list[float]]:
-    """Smallest and largest value of each parameter in the training splits."""
-    names = datasets[0].parameter_names
-    rows = [
-        dataset.parameters(number)
-        for dataset in datasets
-        for number in sorted({segment.trajectory for segment in dataset.segments("train")})
-    ]
-    values = torch.stack(rows).double()
-    return {name: [values[:, at].min().item(), values[:, at].max().item()] for at, name in enumerate(names)}
 
 
 def _told(values: Mapping[str, float]) -> str:

@@ -25,12 +25,7 @@ def model_shape(dataset: Dataset, recipe: Recipe, family: Sequence[Dataset] = ()
 
     Raises: InputError for a logarithm of a parameter that the data do not have, or that is not positive there.
     """
-    rows = [
-        one.parameters(number)
-        for one in family or (dataset,)
-        for number in sorted({segment.trajectory for segment in one.segments("train")})
-    ]
-    parameters = torch.stack(rows).double()
+    parameters = training_parameters(family or (dataset,))
     logarithmic = logarithms(recipe.log_parameters, dataset.parameter_names, parameters)
     parameters = torch.where(torch.tensor(logarithmic, dtype=torch.bool), parameters.log(), parameters)
     parameters = parameters if recipe.tell_parameters else parameters[:, :0]
@@ -50,6 +45,25 @@ def model_shape(dataset: Dataset, recipe: Recipe, family: Sequence[Dataset] = ()
         vector_axes=() if vectors is None else vectors.axis,
         vectors=() if vectors is None else vectors.vector,
     )
+
+
+def training_parameters(datasets: Sequence[Dataset]) -> Tensor:
+    """Parameters of all trajectories of the training splits, (trajectory, P), float64."""
+    rows = [
+        dataset.parameters(number)
+        for dataset in datasets
+        for number in sorted({segment.trajectory for segment in dataset.segments("train")})
+    ]
+    return torch.stack(rows).double()
+
+
+def parameter_ranges(datasets: Sequence[Dataset]) -> dict[str, list[float]]:
+    """Smallest and largest value of each parameter in the training splits."""
+    columns = training_parameters(datasets).unbind(dim=1)
+    return {
+        name: [values.min().item(), values.max().item()]
+        for name, values in zip(datasets[0].parameter_names, columns, strict=True)
+    }
 
 
 def logarithms(wanted: Sequence[str], names: Sequence[str], values: Tensor) -> tuple[bool, ...]:

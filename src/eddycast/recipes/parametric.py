@@ -56,7 +56,7 @@ LARGE = LocalTransformerConfig(window=9, width=128, heads=4, blocks=6)
 NOISY = replace(SMALL, noise="latent")
 TINY = LocalTransformerConfig(window=5, width=16, heads=2, blocks=2, expansion=2.0, embedding=16)
 TINY_FNO = FNOConfig(modes=6, width=8, blocks=2, embedding=16)
-SCORE: dict[str, Any] = {"context": 2, "noise": "network", "noise_channels": 0, "fairness": 1.0}
+SCORE: dict[str, Any] = {"context": 2, "noise": "network", "noise_channels": 0, "fairness": 1.0, "pretrain": 0.0}
 TRAINING = TrainingSettings(steps=14_000, batch_size=16, learning_rate=4e-3, average=0.995)
 """Small batches: with local attention every point is a sample, and many steps gain more than many windows."""
 

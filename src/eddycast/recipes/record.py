@@ -16,8 +16,7 @@ from torch import nn
 from eddycast.data import Dataset, Normalisation
 from eddycast.emulators import ModelShape, SpectralGuard
 from eddycast.files import write_json
-from eddycast.recipes.adaptation import parameter_ranges
-from eddycast.recipes.measured import training_states
+from eddycast.recipes.measured import parameter_ranges, training_states
 from eddycast.recipes.recipe import Recipe, recipe_to_dict
 from eddycast.training import SCHEMA_VERSION, RunDirectory, write_tensors
 

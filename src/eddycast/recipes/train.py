@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from eddycast import distributed
 from eddycast.data import (
@@ -28,7 +28,6 @@ from eddycast.emulators import (
     Emulator,
     IdentitySpace,
     LatentSpace,
-    ModelShape,
     Space,
     SpectralGuard,
     Trainable,
@@ -36,27 +35,24 @@ from eddycast.emulators import (
 )
 from eddycast.errors import InputError
 from eddycast.files import staged_directory
-from eddycast.grid import Grid
 from eddycast.progress import progress_bar
 from eddycast.recipes.adaptation import adapted_stages, adapted_views, all_windows, base_of
 from eddycast.recipes.boundary import boundary_hook
 from eddycast.recipes.calibration import calibrated, reconstruction_error, validation_of_all
+from eddycast.recipes.continuing import check_resumed, constants_of, is_finished, require_same_autoencoder
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
 from eddycast.recipes.measured import model_shape, sample_windows
-from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from eddycast.recipes.recipe import Recipe
 from eddycast.recipes.record import data_summary, describe_hardware, write_components, write_config, write_context
 from eddycast.recipes.run import (
     AUTOENCODER,
     Run,
-    check_compatible,
     load_run,
     load_weights,
     require_possible,
     seeded_model,
 )
-from eddycast.recipes.stored import read_config, read_space
 from eddycast.training import (
-    FREE_SETTINGS,
     Position,
     RunDirectory,
     Training,
@@ -218,16 +214,6 @@ def prepared_autoencoder(
     return run
 
 
-def require_same_autoencoder(recipe: Recipe, encoder: Run) -> None:
-    """Raises: InputError where an autoencoder was trained with other settings than the recipe now says."""
-    now, before = recipe_to_dict(recipe), recipe_to_dict(encoder.recipe)
-    changed = differences(before["emulator"], now["autoencoder"]["model"], "autoencoder.model.")
-    if changed := changed + differences(before["space"], now["space"], "space."):
-        raise InputError(
-            f"{encoder.path} was trained with another {', '.join(changed)}: go on with the same settings, or train anew in another --out."
-        )
-
-
 def require_possible_stages(recipe: Recipe, dataset: Dataset, stage: str | None) -> None:
     """Look at the emulator before its autoencoder is trained: its sizes, windows, and the stage that is asked for.
 
@@ -253,12 +239,6 @@ def require_stage(recipe: Recipe, stage: str | None, names: Sequence[str]) -> No
     known = [AUTOENCODER, *names] if recipe.autoencoder is not None else list(names)
     if stage is not None and stage not in known:
         raise InputError(f"{recipe.name} has no stage {stage!r}: it has {', '.join(known)}.")
-
-
-def is_finished(place: Path) -> bool:
-    """Whether a directory holds a run whose training has come to its end."""
-    files = RunDirectory(place)
-    return files.config.is_file() and bool(read_config(files, str(place))[0]["provenance"]["trained"])
 
 
 def copy_run(source: Path, target: Path) -> None:
@@ -328,15 +308,7 @@ def _train(
     source = dataset if isinstance(material.windows, Mixture) else material.windows
     sample = sample_windows(source, material.training_space, frames)
     model.prepare((sample if dataset.valid is None else sample[..., dataset.valid]).to(device))
-    # With a map as mean or scale, with land, logarithms or in latents, the modes of x are not those of the field: see the guard.
-    plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1 and not space.offsets
-    guarded = recipe.guard and plain and source is dataset and not isinstance(model, Autoencoding)
-    guard = SpectralGuard.fit(sample, dataset.grid.periodic) if guarded else None
-    if guard is not None and recipe.grids == "any":
-        others = [one for one in material.datasets if one is not dataset]
-        samples = [(one.grid, sample_windows(one, material.training_space, frames)) for one in others]
-        guards = [SpectralGuard.fit(each, grid.periodic).of(grid) for grid, each in samples]
-        guard = SpectralGuard.joined([guard.of(dataset.grid), *guards], material.datasets[-1].grid)
+    guard = fitted_guard(recipe, material, sample)
     if stage is not None:
         require_stage(recipe, stage, [each.name for each in stages])
         stages = tuple(each for each in stages if each.name == stage)
@@ -391,72 +363,27 @@ def _train(
     return position
 
 
+def fitted_guard(recipe: Recipe, material: Material, sample: Tensor) -> SpectralGuard | None:
+    """What keeps rollouts in the band of the training data, on one grid or on several; None where the recipe or the data have none.
+
+    Args:
+        sample: Windows of training data in model space, (window, time, channel, *space).
+    """
+    dataset, space = material.dataset, material.statistics
+    # With a map as mean or scale, with land, logarithms or in latents, the modes of x are not those of the field: see the guard.
+    plain = dataset.valid is None and space.mean[0].numel() == space.std[0].numel() == 1 and not space.offsets
+    physical = isinstance(material.windows, Mixture) or material.windows is dataset
+    if not (recipe.guard and plain and physical) or isinstance(recipe.emulator, AutoencodingConfig):
+        return None
+    guard = SpectralGuard.fit(sample, dataset.grid.periodic)
+    if recipe.grids == "one":
+        return guard
+    others = [one for one in material.datasets if one is not dataset]
+    samples = [(one.grid, sample_windows(one, material.training_space, sample.shape[1])) for one in others]
+    guards = [SpectralGuard.fit(each, grid.periodic).of(grid) for grid, each in samples]
+    return SpectralGuard.joined([guard.of(dataset.grid), *guards], material.datasets[-1].grid)
+
+
 def first_of(recipe: Recipe, family: Family) -> Dataset:
     """The data set of a family on which scales are measured: that of pre-training, or the one with the fewest points."""
     return family.datasets[0] if recipe.adaptation is None else base_of(recipe.adaptation, family)
-
-
-def constants_of(
-    init: Path, dataset: Dataset, space: Normalisation, shape: ModelShape
-) -> tuple[Normalisation, ModelShape]:
-    """Normalisation and parameter statistics of the run that is fine-tuned: its weights mean those.
-
-    Where it has seen one value of a parameter only there is no scale to keep, and that of the new data holds.
-
-    Raises: InputError when it was trained on data of another kind.
-    """
-    files = RunDirectory(init)
-    config, before = read_config(files, str(init))
-    check_compatible(config["data"], dataset, str(init), any_grid=True)
-    ranges = config["data"].get("parameter_ranges") or {}
-    kept = [name for name in dataset.parameter_names if name in ranges and ranges[name][0] < ranges[name][1]]
-    known = before.parameter_log == shape.parameter_log and len(before.parameter_mean) == len(shape.parameter_mean)
-    mean, std = list(shape.parameter_mean), list(shape.parameter_std)
-    for at, name in enumerate(dataset.parameter_names if known and mean else ()):
-        if name in kept:
-            mean[at], std[at] = before.parameter_mean[at], before.parameter_std[at]
-    old = read_space(files, list(dataset.field_names), Grid.from_dict(config["data"]["grid"]))
-    fits = all(
-        value.shape == other.shape
-        for value, other in zip(old.to_tensors().values(), space.to_tensors().values(), strict=True)
-    )
-    return (old if fits else space), replace(shape, parameter_mean=tuple(mean), parameter_std=tuple(std))
-
-
-def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: Normalisation) -> None:
-    """Raises: InputError when a run was begun with another recipe, or other data, than it is to be resumed with.
-
-    The noise scale may differ: a run that has finished holds the calibrated one.
-    """
-    begun, _ = read_config(files, str(files.path))
-    check_compatible(begun["data"], dataset, str(files.path))
-    # through a recipe, which gives settings that came later their defaults
-    before = recipe_to_dict(recipe_from_dict(begun["recipe"], str(files.config)))
-    changed = [
-        key
-        for key in differences(before, recipe_to_dict(recipe))
-        if not key.startswith(("name", "description", "published", "evaluation.", "simulation", "emulator.noise_scale"))
-        and key.removeprefix("training.") not in FREE_SETTINGS
-        and not key.endswith("network.checkpoint")  # memory against time, the same weights
-    ]
-    if changed:
-        raise InputError(
-            f"{files.path} was begun with another {', '.join(changed)}: resume with the same settings, or train anew in another --out."
-        )
-    before_space = read_space(files, list(dataset.field_names), dataset.grid).to_tensors()
-    now = space.to_tensors()
-    if any(
-        now[key].shape != value.shape or not torch.allclose(now[key], value.to(now[key]), rtol=1e-4)
-        for key, value in before_space.items()
-    ):
-        raise InputError(
-            f"{files.path} was begun with data of other statistics: resume with the same --data, or train anew in another --out."
-        )
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Paths such as `training.steps` at which two trees of plain values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{path}{key}.")]
-    return [] if old == new else [path.rstrip(".")]

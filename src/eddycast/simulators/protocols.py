@@ -91,6 +91,8 @@ class InitialInfo:
 class Reduction:
     """What may be stored of each state instead of the state: less, so that a run cannot go on from it.
 
+    To add one: an entry in `SystemInfo.reductions` of its system. `simulate(store=NAME)`, `--store NAME` and the manifest then know it.
+
     Args:
         long_name: What it is.
         fields: One entry per channel of the result.

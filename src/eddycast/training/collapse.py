@@ -12,7 +12,7 @@ COLLAPSED = 0.05
 SHORTEST, PATIENCE = 20, 100
 """Steps in a row below it: a quarter of the stage, within these bounds."""
 WARM_UP = 0.25
-"""Part of a stage in which a narrow ensemble is none of its faults: it may begin that way, and widens as the score asks for it."""
+"""Part of a stage in which a narrow ensemble is no fault: it may begin that way, and widens as the score asks for it."""
 
 
 def spread_error(told: Mapping[str, float]) -> dict[str, float]:

@@ -72,7 +72,7 @@ def build_optimisers(
     weight_decay: float,
     rates: Iterable[tuple[nn.Module, float]] = (),
 ) -> list[torch.optim.Optimizer]:
-    """Optimisers that together move every parameter of the module once, those apart that need no gradient.
+    """Optimisers that together move every parameter of the module once, except those that need no gradient.
 
     Parameters of the modules in `rates` form groups of their own, whose `factor` multiplies the learning rate.
 
