@@ -18,7 +18,7 @@ from eddycast.simulators import get_system
 POINTS, INNER_DT, INTERVAL, DISCARDED = 96, 0.2, 2.0, 50
 
 
-LONG = (56, 80, 100, 128, 160, 200, 300, 400)
+LONG = (56, 80, 100, 128, 160, 200, 300)
 """Lengths of their own grids, points 1/2 apart."""
 
 

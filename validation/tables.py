@@ -16,6 +16,7 @@ from typing import Any
 import conditional_tables
 import dyffusion_tables
 import latent_tables
+import parametric_tables
 from pages import ROOT, results, table
 
 MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -338,6 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance-schedules": guidance_schedules,
     **conditional_tables.TABLES,
     **latent_tables.TABLES,
+    **parametric_tables.TABLES,
     **dyffusion_tables.TABLES,
 }
 

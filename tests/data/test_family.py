@@ -151,6 +151,7 @@ def test_batches_of_other_grids_alternate_and_hold_as_many_points(family):
         assert len(state) == batches.size(step)
         points.append(state.shape[-1])
         assert abs(len(state) * state.shape[-1] - 12 * 44) <= state.shape[-1] / 2
+    assert Mixture(found.datasets, (0.5, 0.25, 0.25)).sizes(12) == [12, 7, 4]
     assert [points.count(size) for size in (44, 72, 128)] == pytest.approx([20, 10, 10], abs=1)
 
 

@@ -84,6 +84,28 @@ def test_several_guards_allow_what_any_has_seen():
     assert (both.ceiling >= one.on(large).ceiling).all()
     assert both.lengths == lengths(large)
     assert bool(both.conserved.all())
+    wandering = SpectralGuard(torch.tensor([False]), two.ceiling, two.periodic, two.lengths)
+    assert not bool(SpectralGuard.joined([one, wandering], large).conserved.any())
+
+
+def test_a_bounded_axis_of_another_size_has_the_largest_ceiling_along_it():
+    """Beyond an end nothing is a mode: amplitudes along x may differ from row to row of y, and rows of another grid are other rows."""
+
+    def channel(points: int, rows: int) -> Grid:
+        return Grid(
+            (periodic_axis("x", points, points / 2), Axis("y", tuple(map(float, range(rows))), ("wall", "wall")))
+        )
+
+    measured, other = channel(16, 5), channel(24, 9)
+    x = torch.randn(6, 2, 1, 16, 5, generator=torch.Generator().manual_seed(6))
+    guard = SpectralGuard.fit(x, (True, False)).of(measured)
+    found = guard.on(other)
+    assert found.ceiling.shape == (1, 13, 9)
+    assert torch.equal(found.ceiling[..., :1].expand(-1, -1, 9), found.ceiling)
+    row = SpectralGuard(guard.conserved, guard.ceiling.amax(-1, keepdim=True), (True, False), (8.0, 1.0))
+    assert torch.equal(row.on(channel(24, 1)).ceiling, found.ceiling[..., :1])
+    assert found(x.new_zeros(1, 1, 1, 24, 9), None).shape == (1, 1, 1, 24, 9)
+    assert SpectralGuard.joined([guard, found], other).ceiling.shape == (1, 13, 9)
 
 
 def test_other_axes_are_refused():

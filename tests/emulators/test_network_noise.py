@@ -155,6 +155,17 @@ def test_the_backbone_is_told_the_distance_of_points_and_others_are_not():
     assert seen == [{}]
 
 
+def test_parameters_are_told_standardised_and_some_as_logarithms():
+    """Mean and deviation are those of what is told: of the logarithm where that is told."""
+    shape = ModelShape(1, (True,), parameter_mean=(1.0, 2.0), parameter_std=(0.5, 4.0), parameter_log=(True, False))
+    plain = build_model(RegressionConfig(network=UNET), shape)
+    seen = []
+    plain.network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    known = replace(conditions(1, ring(8)), parameters=torch.tensor([[2.0, 6.0]]))
+    Emulator(plain, IdentitySpace()).forecast(normal(1, 1, 1, 8).float(), known, torch.tensor([1.0]), members=1, seed=0)
+    assert seen[0][0, 1:].tolist() == pytest.approx([(0.6931472 - 1.0) / 0.5, 1.0])
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -71,6 +71,26 @@ def test_a_flicker_is_no_event():
         assert study.cases[0].forecast.probability[-1] == expected
 
 
+def test_what_is_lost_has_no_event_and_no_change_leans_on_it():
+    """A forecast that blows up has no jets from there on; that is not their merging. One that merged long before has its event."""
+    times = np.array([[10] * 4 + [99] * 4 + [29] * 4])
+    values = stepping(times, 3, 2)
+    values[:, :, 30:] = np.nan  # lead number 31
+    study = event_study(ensemble(values), event=JetEvent("coalescence", JetSettings(0.5, 0.5, 3)))
+    probability = study.cases[0].forecast.probability
+    assert probability[8:10] == [0, pytest.approx(1 / 3)]
+    assert probability[-1] == pytest.approx(1 / 3)  # two states are no change that lasts
+
+
+def test_both_ensembles_start_from_the_jets_of_the_solver():
+    """Members that have a jet more than the solver at the first lead have made it on the way there."""
+    made, known = (ensemble(stepping(np.full((1, 8), 99), jets, jets)) for jets in (4, 3))
+    event = JetEvent("nucleation", JetSettings(0.5, 0.5, 3))
+    (case,) = event_study(made, known, event=event).cases
+    assert set(case.forecast.probability) == {1.0} and case.truth is not None and set(case.truth.probability) == {0.0}
+    assert set(event_study(made, event=event).cases[0].forecast.probability) == {0.0}
+
+
 def test_two_ensembles_of_one_law_agree_and_others_do_not():
     settings = JetSettings(0.5, 0.5, 3)
     make = lambda scale, members, seed: ensemble(stepping(drawn(scale, members, seed), 3, 2))  # noqa: E731

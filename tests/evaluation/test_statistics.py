@@ -129,6 +129,17 @@ def test_a_wrong_law_is_beyond_chance_and_what_leaves_the_range_is_told(data):
     assert other.spectrum.error["all"] == pytest.approx(math.log10(1.4**2), rel=1e-3)
 
 
+def test_chance_is_larger_for_a_smaller_forecast(data):
+    """One of eight runs against all eight: splits of one part against the other seven, not of halves."""
+    whole = forecast_of(data, lambda states, *_: states)
+    first = whole.isel(init=[0, 1])  # one of each length
+    for one, all_ in zip(statistics(first, data).groups, statistics(whole, data).groups, strict=True):
+        assert one.average is not None and all_.average is not None
+        assert one.average.by_chance / all_.average.by_chance == pytest.approx(
+            ((1 + 1 / 7) / (1 / 4 + 1 / 4)) ** 0.5, rel=0.25
+        )
+
+
 def test_a_blown_up_member_is_lost_and_not_averaged_away(data):
     def burst(states, trajectory, member):
         return torch.where((torch.arange(80) >= 40)[:, None], math.nan, states) if member else states
@@ -157,6 +168,32 @@ def test_jets_of_known_history_are_counted_with_their_rates():
     assert jets.exposure == 3 * 95 * 2.0 and jets.nucleation_rate[0] == pytest.approx(3 / jets.exposure)
     assert jets.nucleation_rate[1] < jets.nucleation_rate[0] < jets.nucleation_rate[2]
     assert jets.wait_quartiles == pytest.approx((80.0, 80.0, 80.0))
+
+
+def test_a_run_that_blows_up_has_its_jets_until_then():
+    """Four jets, three from frame 20 on, nothing from frame 60 on: one merger, no second one, no states without jets."""
+    y = 2 * np.pi * np.arange(64) / 64
+    profiles = np.stack([np.cos(n * (y - 0.3)) for n in np.r_[np.full(20, 4), np.full(80, 3)]])
+    profiles[60:] = np.nan
+    whole = np.cos(4 * np.broadcast_to(y, (100, 64)))
+    made = xr.Dataset(
+        {"u": (("trajectory", "time", "y"), np.stack([profiles, whole]))},
+        {
+            "time": 2.0 * np.arange(100),
+            "y": ("y", y, {"eddycast_boundary": "periodic periodic", "eddycast_period": 2 * np.pi}),
+        },
+    )
+    (group,) = statistics(forecast_like(made), jets=JetSettings(width=1.0, prominence=0.5, hold=5)).groups
+    jets = group.jets
+    assert jets is not None and (jets.nucleations, jets.coalescences) == (0, 1)
+    assert jets.exposure == (55 + 95) * 2.0 and jets.share == pytest.approx([0, 0, 0, 40 / 160, 120 / 160])
+
+
+def forecast_like(made: xr.Dataset) -> xr.Dataset:
+    """Trajectories as the members of a forecast of one case."""
+    held = made.rename(trajectory="member", time="lead_time").expand_dims("init")
+    held["lead_time"].attrs |= {"units": "1", "step": 2.0}
+    return held.assign_attrs(eddycast_kind="forecast")
 
 
 def test_the_result_is_plain_json_and_skipped_states_do_not_count(data):

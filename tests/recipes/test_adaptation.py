@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 
 import eddycast as ec
 from eddycast import api
-from eddycast.data import open_family
+from eddycast.data import open_family, statistics, training_batches
 from eddycast.errors import InputError
 from eddycast.recipes import get_recipe, recipe_from_dict, recipe_to_dict, with_overrides
 from eddycast.recipes.adaptation import Adaptation, adapted_stages, adapted_views, modulations_of
 from eddycast.recipes.measured import model_shape
-from eddycast.recipes.run import seeded_model
+from eddycast.recipes.run import knows_distances, seeded_model
 from eddycast.training import RunDirectory, SilentObserver, read_tensors
+from eddycast.training.runner import StageRunner
 
 LOCAL = {
     "emulator.horizon": 1,
@@ -112,6 +114,43 @@ def test_groups_of_the_optimiser_have_their_rates(family):
     assert [factor for _, factor in last.rates] == [10.0]
     assert last.learning_rate == pytest.approx(first.learning_rate / 50)
     assert first.share == pytest.approx(0.5)
+    space = statistics(found.datasets[0], "train")
+    batches = training_batches(found.datasets[0], last.frames, batch_size=4, seed=0)
+    runner = StageRunner(last, space, batches, recipe().training, 0)
+    runner.step(*batches.batch(0), 0, 8)
+    groups = [group for optimiser in runner.optimisers for group in optimiser.param_groups]
+    fast = {id(weight) for part in modulations_of(model) for weight in part.parameters()}
+    for group in groups:
+        assert len({id(weight) in fast for weight in group["params"]}) == 1
+        own = 10.0 if id(group["params"][0]) in fast else 1.0
+        assert group["lr"] == pytest.approx(own * last.learning_rate * recipe().training.learning_rate)
+    assert {id(weight) for group in groups for weight in group["params"]} == {
+        id(weight) for weight in model.parameters()
+    }
+
+
+def test_the_last_stage_is_measured_by_the_first_and_may_leave_conditioning_out(family):
+    """Stages of a scoring rule have rates of 1, 0.2 and 0.1: 1/50 is of the first."""
+    changes = LOCAL | {"grids": "any", "emulator.unroll": 2, "training.steps": 8}
+    chosen = with_overrides(get_recipe("ks/scoring-smoke"), changes)
+    model = seeded_model(chosen, model_shape(open_family(family).datasets[0], chosen))
+    *first, last = adapted_stages(
+        model.stages(), Adaptation({"domain_length": 22}, share=0.2, modulation_rate=0.0), model
+    )
+    assert len(first) == 3 and [stage.learning_rate for stage in first] == pytest.approx([1.0, 0.2, 0.1])
+    assert last.learning_rate == pytest.approx(1 / 50) and last.frames == first[-1].frames
+    assert sum(stage.share for stage in first) == pytest.approx(0.8)
+    assert all(stage.frozen == tuple(modulations_of(model)) for stage in (*first, last)) and last.rates == ()
+
+
+def test_more_passes_than_windows_of_the_largest_grid(family, run, tmp_path):
+    """Eight passes over batches of 8, 5 and 3 windows: the loss is that of one pass."""
+    ec.train(recipe(**{"training.accumulate": 8}), data=family, out=tmp_path / "run", observer=SilentObserver())
+    ours, whole = (
+        [json.loads(line)["loss"] for line in RunDirectory(path).log.read_text().splitlines()]
+        for path in (tmp_path / "run", run / "both")
+    )
+    assert ours == pytest.approx(whole, rel=1e-3)
 
 
 def test_a_run_forecasts_on_lengths_it_has_never_seen(run):
@@ -128,13 +167,14 @@ def test_a_run_forecasts_on_lengths_it_has_never_seen(run):
         emulator.forecast(far.initial("test"), steps=3, members=1)
 
 
-def test_resume_is_exact_across_the_stages(family, run, tmp_path):
+@pytest.mark.parametrize("stop", ["regression", "fine-tune"])
+def test_resume_is_exact_across_the_stages(stop, family, run, tmp_path):
     class Stop(SilentObserver):
         def stage(self, name, done, steps):
             self.name = name
 
         def step(self, done, loss):
-            if self.name == "fine-tune" and done == 3:
+            if self.name == stop and done == 3:
                 raise KeyboardInterrupt
 
     settings = {"training.checkpoint_seconds": 0.0}
@@ -158,6 +198,40 @@ def test_fine_tuning_of_a_run_on_data_of_ones_own(family, run, tmp_path):
     assert after["data"]["parameter_ranges"] == {"domain_length": [80.0, 80.0]}
     spaces = [read_tensors(RunDirectory(path).component("space"))[0] for path in (run / "both", tmp_path / "own")]
     assert all(torch.equal(spaces[0][name], spaces[1][name]) for name in spaces[0])
+
+
+def test_a_stage_of_its_own_goes_on_with_the_constants_of_its_directory(family, run, tmp_path):
+    """Two commands with one --out, and other data in the second; interrupted, it is resumed without saying where it began."""
+    own = api.simulate(
+        "kuramoto-sivashinsky", trajectories=8, steps=20, grid=(160,), spin_up=20.0, parameters={"domain_length": 80.0}
+    )
+
+    class Stop(SilentObserver):
+        def step(self, done, loss):
+            if done == 3:
+                raise KeyboardInterrupt
+
+    changed = recipe(adaptation={"pretrain": {"domain_length": 22}, "replay": 0.0})
+    names = ("whole", "stopped")
+    for name in names:
+        shutil.copytree(run / "first", tmp_path / name)
+    given = {"data": own, "stage": "fine-tune"}
+    ec.train(changed, out=tmp_path / "whole", observer=SilentObserver(), **given)
+    with pytest.raises(KeyboardInterrupt):
+        ec.train(changed, out=tmp_path / "stopped", observer=Stop(), **given)
+    ec.train(changed, out=tmp_path / "stopped", resume=True, observer=SilentObserver(), **given)
+    for part in ("space", "model"):
+        one, two = (read_tensors(RunDirectory(tmp_path / name).component(part))[0] for name in names)
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    start, *after = (
+        (
+            json.loads((path / "config.json").read_text())["shape"],
+            read_tensors(RunDirectory(path).component("space"))[0],
+        )
+        for path in (run / "first", *(tmp_path / name for name in names))
+    )
+    for shape, space in after:
+        assert shape == start[0] and all(torch.equal(space[name], value) for name, value in start[1].items())
 
 
 def test_replay_has_its_share_and_values_weigh_alike(family):
@@ -188,6 +262,13 @@ def test_mistakes_end_in_one_line(changes, told, family, tmp_path):
     with pytest.raises(InputError, match=told) as error:
         ec.train(recipe(**changes), data=family, out=tmp_path / "run", observer=SilentObserver())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("units", "known"), [("points", False), ("physical", True)])
+def test_points_may_lie_further_apart_where_the_network_knows_distances(units, known, family):
+    chosen = recipe(**{"emulator.network.units": units})
+    model = seeded_model(chosen, model_shape(open_family(family).datasets[0], chosen))
+    assert knows_distances(model) is known
 
 
 def test_settings_survive_json():

@@ -185,7 +185,9 @@ class Forecaster:
             outside = values[(values < low - slack) | (values > high + slack)].unique()
             if len(outside) and (self.run is None or self.run.recipe.tell_parameters):
                 trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-                told.append(f"{name} {', '.join(f'{value:g}' for value in outside[:3].tolist())} (trained on {trained})")
+                told.append(
+                    f"{name} {', '.join(f'{value:g}' for value in outside[:3].tolist())} (trained on {trained})"
+                )
         return "; ".join(told)
 
     def forecast_from(

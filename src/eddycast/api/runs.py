@@ -257,7 +257,9 @@ def forecast(
         if say is not None:
             say(passes_line(result.attrs))
             if beyond := result.attrs.get("eddycast_extrapolated"):
-                say(f"Note: parameters beyond those of the training data: {beyond}; nothing tells how good the forecast is there.")
+                say(
+                    f"Note: parameters beyond those of the training data: {beyond}; nothing tells how good the forecast is there."
+                )
         return write(result, Path(out))
 
 

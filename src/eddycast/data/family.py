@@ -1,7 +1,8 @@
 """Several data sets as one, on grids of their own, and the trajectories of a data set by the values of its parameters.
 
 The lengths of a periodic domain, say, or resolutions: what differs is the grid, and the parameters with it. The fields, the time step and
-the names of the parameters are the same, so that one emulator, of a kind that takes any grid, learns them all. `mixture` draws batches from several.
+the names of the parameters are the same, so that one emulator, of a kind that takes any grid, learns them all.
+`mixture` draws batches from several.
 """
 
 from __future__ import annotations

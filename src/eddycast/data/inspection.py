@@ -171,7 +171,9 @@ def describe(dataset: Dataset, problems: Sequence[str] = ()) -> str:
     attributes = dataset.attributes
     lines = [f"{attributes.get('path', 'in memory')}  ({attributes.get('format', 'arrays')})"]
     if attributes.get("system"):
-        lines.append(f"system: {attributes['system']}" + (f", {attributes['stored']}" if attributes.get("stored") else ""))
+        lines.append(
+            f"system: {attributes['system']}" + (f", {attributes['stored']}" if attributes.get("stored") else "")
+        )
     if attributes.get("source"):
         lines.append(f"source: {str(attributes['source']).splitlines()[0]}")
     header = ("axis", "points", "from to", "spacing", "unit", "boundary", "period", "weights")

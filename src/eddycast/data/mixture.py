@@ -1,6 +1,9 @@
 """Batches whose windows come from several data sets in given shares.
 
 Data sets on one grid share every batch. Where grids differ a batch is from one of them: no padding, and the shares hold over batches.
+
+To add another source of batches: a class that fulfils `Batches`, chosen in `training_batches`, with the laws of `test_family.py` (the same
+batch for the same number, in any process). Which windows a stage of training sees is a view, by name: `recipes.adaptation.adapted_views`.
 """
 
 from __future__ import annotations
@@ -60,6 +63,11 @@ class Mixture:
             dataset.grid == self.datasets[0].grid for dataset in self.datasets
         )
 
+    def sizes(self, batch_size: int) -> list[int]:
+        """Windows in a batch of each data set, where it has about as many points as `batch_size` windows on the smallest grid."""
+        smallest = min(dataset.grid.num_points for dataset in self.datasets)
+        return [max(1, round(batch_size * smallest / dataset.grid.num_points)) for dataset in self.datasets]
+
 
 def interleaved(shares: tuple[float, ...], period: int = PERIOD) -> np.ndarray:
     """Whose turn it is at each place of a period, (period,), as evenly as whole numbers allow; each has one turn at least.
@@ -100,8 +108,7 @@ class MixedBatches:
     ) -> None:
         self.mixed = mixture.one_grid
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
-        smallest = min(dataset.grid.num_points for dataset in mixture.datasets)
-        sizes = [max(1, round(batch_size * smallest / one.grid.num_points)) for one in mixture.datasets]
+        sizes = mixture.sizes(batch_size)
         if min(sizes) < ranks:
             raise ValueError(f"A batch of {min(sizes)} windows cannot be shared by {ranks} processes.")
         self.parts = [

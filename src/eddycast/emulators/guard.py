@@ -77,7 +77,7 @@ class SpectralGuard:
 
         A mode of a statistically homogeneous field holds the power of a band as wide as the spacing of modes, so amplitudes go as the
         root of measured length / length along each axis. Between two wavenumbers that were measured the larger ceiling holds; beyond the
-        highest nothing is known, and the mode is removed.
+        highest nothing is known, and the mode is removed. Along a bounded axis of another number of points the largest ceiling holds.
 
         Raises: ValueError for a guard without lengths, or a grid of other periodic axes.
         """
@@ -98,6 +98,9 @@ class SpectralGuard:
             reach = ceiling.shape[dim] - 1 if half else ceiling.shape[dim] // 2
             highest = torch.stack([_row(ceiling, dim, number, wanted, half, reach) for number in near]).amax(dim=0)
             ceiling = highest * math.sqrt(ratio)
+        for dim, points in zip(range(-len(grid.shape), 0), grid.shape, strict=True):
+            if dim not in dims and ceiling.shape[dim] != points:
+                ceiling = ceiling.amax(dim=dim, keepdim=True).repeat_interleave(points, dim=dim)
         return replace(self, ceiling=ceiling, lengths=new)
 
     @classmethod

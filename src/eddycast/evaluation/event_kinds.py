@@ -146,6 +146,9 @@ def times_of(event: Event, states: Tensor, leads: Tensor, start: Tensor | None, 
         ]
         counts = torch.cat(found)
         changes = jet_events(counts, event.settings.hold, start=start)
+        later = event.settings.hold - 1  # states without a value have no jet: no change may lean on them
+        shown = states.isfinite().flatten(2).all(dim=-1).cumprod(dim=-1)
+        changes = changes * torch.nn.functional.pad(shown[:, later:], (0, later))
         signs = {"change": changes != 0, "nucleation": changes > 0, "coalescence": changes < 0}
         return time_to_event(signs[event.change], leads)
     weights = mask_weights(source.grid.weights(), source.valid)

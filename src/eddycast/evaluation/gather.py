@@ -256,9 +256,11 @@ def gather(plan: Plan, runs: Sequence[Run], bounds: Extent, *, bins: int, pair_b
                 lines, land = _lines(plan, states)
                 products[index % folds] = products[index % folds].add(lines, land)
             if plan.jets is not None:
-                own.append(count_jets(states.double(), prominence=plan.jets.prominence, width=plan.jets.width))
-        if own:
-            counts.append(torch.cat(own))
+                found = count_jets(states.double(), prominence=plan.jets.prominence, width=plan.jets.width)
+                own.append(torch.where(states.isfinite().all(dim=-1), found, -1))
+        if own:  # a run ends where it is no longer finite: that is no event
+            whole = torch.cat(own)
+            counts.append(whole[(whole < 0).cumsum(dim=0) == 0])
     jets, nucleations, coalescences, exposure, waits = _jets(plan, counts)
     drawn = torch.cat(sample) if sample else torch.zeros(0, size)
     return Gathered(

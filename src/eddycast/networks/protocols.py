@@ -24,7 +24,7 @@ class Network(Protocol):
     an output of zero (unless its config asks for a published start that is another), and has the fields `kind` and `checkpoint` in its
     config: with `checkpoint` its blocks are computed again in the backward pass instead of being kept, for the same gradients.
 
-    Three things are optional; `local_transformer.py` has them all, `emulators.network.ConditionedNetwork` and `recipes.adaptation` look for them:
+    Three things are optional; `local_transformer.py` has them all:
 
         noise_shape: Method, from `space` to the shape of the standard normal numbers that each entry of the batch takes in, or None. Its
             call then has the keywords `noise` (batch, *noise_shape), None for the deterministic pass, and `spacing`, the distance of

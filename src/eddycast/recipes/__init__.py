@@ -37,7 +37,15 @@ from eddycast.recipes.recipe import (
 from eddycast.recipes.run import AUTOENCODER, Run, load_run
 from eddycast.recipes.train import train_recipe
 
-SOURCES = (kuramoto_sivashinsky, conditional_diffusion, latent_diffusion, dyffusion, parametric, navier_stokes, own_data)
+SOURCES = (
+    kuramoto_sivashinsky,
+    conditional_diffusion,
+    latent_diffusion,
+    dyffusion,
+    parametric,
+    navier_stokes,
+    own_data,
+)
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -25,11 +25,14 @@ def is_finished(place: Path) -> bool:
 
 
 def constants_of(
-    init: Path, dataset: Dataset, space: Normalisation, shape: ModelShape
+    init: Path, dataset: Dataset, space: Normalisation, shape: ModelShape, *, begun: bool = False
 ) -> tuple[Normalisation, ModelShape]:
     """Normalisation and parameter statistics of the run that is fine-tuned: its weights mean those.
 
     Where it has seen one value of a parameter only there is no scale to keep, and that of the new data holds.
+
+    Args:
+        begun: It is the very run that is resumed: what it holds was settled when it began.
 
     Raises: InputError when it was trained on data of another kind.
     """
@@ -37,7 +40,7 @@ def constants_of(
     config, before = read_config(files, str(init))
     check_compatible(config["data"], dataset, str(init), any_grid=True)
     ranges = config["data"].get("parameter_ranges") or {}
-    kept = [name for name in dataset.parameter_names if name in ranges and ranges[name][0] < ranges[name][1]]
+    kept = [name for name in dataset.parameter_names if begun or (name in ranges and ranges[name][0] < ranges[name][1])]
     known = before.parameter_log == shape.parameter_log and len(before.parameter_mean) == len(shape.parameter_mean)
     mean, std = list(shape.parameter_mean), list(shape.parameter_std)
     for at, name in enumerate(dataset.parameter_names if known and mean else ()):
@@ -78,7 +81,7 @@ def check_resumed(files: RunDirectory, recipe: Recipe, dataset: Dataset, space: 
         for key, value in before_space.items()
     ):
         raise InputError(
-            f"{files.path} was begun with data of other statistics: resume with the same --data, or train anew in another --out."
+            f"{files.path} was begun with data of other statistics: resume with the same --data and --init, or train anew in another --out."
         )
 
 

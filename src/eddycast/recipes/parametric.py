@@ -4,8 +4,8 @@
     ks-viscous   the same equation with a damping coefficient, on one grid: what a point does depends on the parameter
     beta-plane   zonal-mean flow U(y, t) of stirred turbulence: random, at any beta
 
-The text of the paper could not be read in whole: it gives the architecture, the two stages and the ratio of their learning rates, the
-loss and the ranges of parameters, and `published` says so. Widths, depths, windows, steps and the amounts of data are ours.
+From the paper come the architecture, the two stages and the ratio of their learning rates, the loss and the ranges of parameters. Widths,
+depths, windows, steps and the amounts of data are ours: the parts of its text that we have do not give them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from eddycast.recipes.sizes import SMOKE_EVALUATION, SMOKE_TRAINING
 from eddycast.simulators import Values
 from eddycast.training import TrainingSettings
 
+RATE = {"learning rate": "1/50 of pre-training in the second stage (arXiv:2509.09599)"}
 PUBLISHED = {
     "tracking": "about 7 Lyapunov times at lengths that were not trained on (arXiv:2509.09599; threshold unknown)",
-    "learning rate": "1/50 of pre-training in the second stage (arXiv:2509.09599)",
+    **RATE,
 }
 
 LENGTHS = SimulationSettings(
@@ -62,7 +63,7 @@ TRAINING = TrainingSettings(steps=14_000, batch_size=16, learning_rate=4e-3, ave
 
 
 def recipes() -> list[Recipe]:
-    """Small, smoke and, for the sizes of the fact that could be read, paper."""
+    """Small and smoke; paper for the two systems of the paper, in the sizes that are known."""
     lengths = Recipe(
         "ks-lengths/regression-local-small",
         "Kuramoto-Sivashinsky on domains of any length, local attention told the length.",
@@ -82,6 +83,7 @@ def recipes() -> list[Recipe]:
         log_parameters=("viscosity",),
         grids="one",
         adaptation=Adaptation({"viscosity": 1.0}),
+        published=RATE,
     )
     zonal = replace(
         lengths,
@@ -93,6 +95,7 @@ def recipes() -> list[Recipe]:
         grids="one",
         adaptation=Adaptation({"beta": 0.9}),
         evaluation=EvaluationSettings(steps=20),
+        published=RATE,
     )
     found = []
     for small in (lengths, viscous, zonal):

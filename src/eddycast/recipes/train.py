@@ -291,8 +291,9 @@ def _train(
     """What `train_recipe` does while no other process writes the directory."""
     files, dataset, space = RunDirectory(directory), material.dataset, material.statistics
     shape = model_shape(dataset, recipe, material.datasets)
-    if init is not None and recipe.adaptation is not None:
-        space, shape = constants_of(init, dataset, space, shape)
+    start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
+    if start is not None and recipe.adaptation is not None:
+        space, shape = constants_of(start, dataset, space, shape, begun=resume and start == directory)
         material = replace(material, space=space, statistics=space, training_space=space)
     model = seeded_model(recipe, shape).to(device)
     if isinstance(model, Autoencoding):
@@ -312,7 +313,6 @@ def _train(
     if stage is not None:
         require_stage(recipe, stage, [each.name for each in stages])
         stages = tuple(each for each in stages if each.name == stage)
-    start = init if init is not None else directory if stage is not None and files.component("model").exists() else None
     if start is not None:
         load_weights(model, RunDirectory(start))
     hook = boundary_hook(

@@ -16,7 +16,7 @@ from eddycast.noise import MemberNoise
 from eddycast.numerics.truncated import resample
 from eddycast.simulators.initial import initial_values, with_initial
 from eddycast.simulators.integrate import integrate, uniform_times
-from eddycast.simulators.protocols import FieldInfo, Reduction, System, inner_steps
+from eddycast.simulators.protocols import FieldInfo, Forced, Reduction, System, inner_steps
 
 ROW_BLOCK = 8
 SPIN_UP_PIECE = 10.0  # a spin-up is integrated in pieces of about so many outputs, to report progress
@@ -219,7 +219,10 @@ def simulate(
         return state if reduced is None else reduced.values(state, stored)
 
     pieces = inner_steps(spin_up, SPIN_UP_PIECE * dt) if spin_up > 0 else 0
-    warming = spin_up / max(1, pieces) * torch.arange(1, max(1, pieces), dtype=torch.float64)
+    piece = spin_up / max(1, pieces)
+    if isinstance(system, Forced) and abs(piece - SPIN_UP_PIECE * dt) > 1e-9 * piece:
+        piece = SPIN_UP_PIECE * dt  # whole outputs, and a shorter last piece: gusts come at whole intervals
+    warming = piece * torch.arange(1, max(1, pieces), dtype=torch.float64)
     times = torch.cat([warming, spin_up + uniform_times(dt, steps, start=0)])
     discarded, spin_up_steps = len(warming), round(spin_up / dt)
     total, before = len(wanted) * (spin_up_steps + steps), 0

@@ -85,6 +85,13 @@ class Training:
                 f"A batch of {self.settings.batch_size} windows cannot be shared by {distributed.size()} processes with "
                 f"{self.settings.accumulate} passes each: raise training.batch_size, or start fewer processes."
             )
+        mixtures = [one for stage in self.stages if isinstance(one := self._windows(stage), Mixture)]
+        fewest = min((min(one.sizes(self.settings.batch_size)) for one in mixtures), default=passes)
+        if distributed.size() > fewest:
+            raise InputError(
+                f"Batches on the largest of the grids have {fewest} windows, too few for {distributed.size()} processes: raise "
+                "training.batch_size, or start fewer processes."
+            )
         if distributed.size() > 1 and any(batch_norms(stage.module) for stage in self.stages):
             raise InputError(
                 f"Batch norm needs the whole batch, which {distributed.size()} processes would share: "
@@ -94,6 +101,9 @@ class Training:
             return self._run(*self._start(resume))
         finally:
             self.observer.finished()
+
+    def _windows(self, stage: Stage) -> Dataset | Mixture:
+        return self.views[stage.view] if stage.view else self.data
 
     def check(self) -> None:
         """Read the last checkpoint into the model, before anything is written. Raises: InputError when it cannot be resumed."""
@@ -159,7 +169,7 @@ class Training:
         settings = self.settings
         seed = settings.seed + 7919 * [each.name for each in self.stages].index(stage.name)
         batches = training_batches(
-            self.views[stage.view] if stage.view else self.data,
+            self._windows(stage),
             stage.frames,
             batch_size=settings.batch_size,
             seed=seed,

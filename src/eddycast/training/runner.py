@@ -102,6 +102,8 @@ class StageRunner:
         parts = []
         for index in range(passes):
             part = distributed.part(len(x), index, passes)
+            if part.start == part.stop:  # fewer windows than passes, on large grids; the last pass has one
+                continue
             self.generator.manual_seed(step_seed(self.seed, number))
             batch = TrainingBatch(x[part], conditions.select(part), self.generator, first + part.start, whole)
             weight = len(batch.x) / whole
