@@ -58,6 +58,19 @@ def test_one_length_is_a_data_set_and_several_are_a_family(tmp_path):
     assert content["parameters"] == {"domain_length": 40.0}
 
 
+def test_other_parameters_stay_those_of_their_trajectories():
+    """Lengths and coefficients in turn: each data set of a length has the coefficients that fell to it."""
+    found = ec.simulate(
+        "kuramoto-sivashinsky-viscous", trajectories=12, steps=2, spin_up=1.0, spacing=0.5,
+        parameters={"domain_length": Values((20.0, 40.0)), "viscosity": Values((1.0, 1.5, 2.0))},
+    )  # fmt: skip
+    assert isinstance(found, api.Family)
+    assert list(found.members) == ["domain_length-20", "domain_length-40"]
+    values = [data.parameter_values for data in found.datasets]
+    assert values[0].tolist() == [[20.0, one] for one in (1.0, 2.0, 1.5, 1.0, 2.0, 1.5)]
+    assert values[1].tolist() == [[40.0, one] for one in (1.5, 1.0, 2.0, 1.5, 1.0, 2.0)]
+
+
 def test_a_manifest_keeps_values_that_were_taken_in_turn(tmp_path):
     api.simulate(
         "kuramoto-sivashinsky-viscous", trajectories=4, steps=2, spin_up=1.0, out=tmp_path / "data",

@@ -51,6 +51,8 @@ def two_values():
 def test_a_family_on_disk_is_the_data_sets_in_its_folders(family):
     assert is_family(family)
     assert not is_family(family / "domain_length-22")
+    (family / ".ipynb_checkpoints").mkdir()  # hidden folders are not of it
+    assert is_family(family)
     found = open_family(family)
     assert list(found.members) == ["domain_length-22", "domain_length-36", "domain_length-64"]
     for length, count in ((22, 16), (36, 4), (64, 4)):

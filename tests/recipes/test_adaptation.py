@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import eddycast as ec
-from eddycast import api
+from eddycast import api, distributed
 from eddycast.data import open_family, statistics, training_batches
 from eddycast.errors import InputError
 from eddycast.recipes import get_recipe, recipe_from_dict, recipe_to_dict, with_overrides
-from eddycast.recipes.adaptation import Adaptation, adapted_stages, adapted_views, modulations_of
+from eddycast.recipes.adaptation import Adaptation, adapted_stages, adapted_views, all_windows, modulations_of
 from eddycast.recipes.measured import model_shape
 from eddycast.recipes.run import knows_distances, seeded_model
-from eddycast.training import RunDirectory, SilentObserver, read_tensors
+from eddycast.training import RunDirectory, SilentObserver, Training, read_tensors
 from eddycast.training.runner import StageRunner
 
 LOCAL = {
@@ -198,6 +198,22 @@ def test_fine_tuning_of_a_run_on_data_of_ones_own(family, run, tmp_path):
     assert after["data"]["parameter_ranges"] == {"domain_length": [80.0, 80.0]}
     spaces = [read_tensors(RunDirectory(path).component("space"))[0] for path in (run / "both", tmp_path / "own")]
     assert all(torch.equal(spaces[0][name], spaces[1][name]) for name in spaces[0])
+
+
+def test_processes_that_cannot_share_the_smallest_batch_are_refused_before_the_first_step(
+    family, tmp_path, monkeypatch
+):
+    """Batches of 4 windows on 44 points are 1 on 128: the second stage could not be shared by two."""
+    found = open_family(family)
+    model = seeded_model(recipe(), model_shape(found.datasets[0], recipe(), found.datasets))
+    settings = recipe(**{"training.batch_size": 4})
+    stages = adapted_stages(model.stages(), settings.adaptation, model)
+    views = adapted_views(settings.adaptation, found)
+    place, space = RunDirectory(tmp_path), statistics(found.datasets[0], "train")
+    training = Training(model, space, all_windows(found), stages, settings.training, place, views=views)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with pytest.raises(InputError, match="the largest of the grids have 1 windows, too few for 2 processes"):
+        training.run()
 
 
 def test_a_stage_of_its_own_goes_on_with_the_constants_of_its_directory(family, run, tmp_path):

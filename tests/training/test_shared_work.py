@@ -182,7 +182,13 @@ def test_commands_that_one_process_runs_are_refused_before_they_begin(monkeypatc
 @pytest.mark.parametrize("words", [["train", "--no-such-option"], ["--version"]])
 def test_a_launched_process_ends_without_the_teardown_of_the_interpreter(words, monkeypatch):
     """Threads of a process group may abort that; the exit code, and what was said, are those of the command."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "h",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     script = "import atexit, sys; atexit.register(print, 'torn down'); from eddycast.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)

@@ -173,10 +173,14 @@ def spaced(
     members: dict[str, Dataset] = {}
     counts = [int((owner == number).sum()) for number in range(len(different))]
     for number, extent in enumerate(different.tolist()):
-        row = drawn[owner == number][0]
-        own = {name: value for name, value in parameters.items() if not isinstance(value, Values)}
-        own |= {name: row[info.parameter_names.index(name)].item() for name in setting}
-        label = "_".join(f"{name}-{own[name]:g}" for name in parameters if name in setting)
+        rows = drawn[owner == number]
+        own = dict(parameters)
+        for name in setting:
+            column = rows[:, info.parameter_names.index(name)].tolist()
+            own[name] = column[0] if len(set(column)) == 1 else Values(tuple(column))
+        label = "_".join(
+            f"{name}-{own[name]:g}" for name in parameters if name in setting and isinstance(own[name], float)
+        )
 
         def report(done: int, total: int, number: int = number) -> None:
             if progress is not None:

@@ -73,8 +73,13 @@ def is_family(path: str | Path) -> bool:
     place = Path(path).expanduser()
     if not place.is_dir():
         return False
-    inside = [item for item in place.iterdir() if item.is_dir()]
+    inside = _folders(place)
     return bool(inside) and not _is_data(place) and all(map(_is_data, inside))
+
+
+def _folders(place: Path) -> list[Path]:
+    """Folders in a folder, by name; hidden ones are none of ours."""
+    return sorted(item for item in place.iterdir() if item.is_dir() and not item.name.startswith("."))
 
 
 def _is_data(place: Path) -> bool:
@@ -89,7 +94,7 @@ def open_family(path: str | Path) -> Family:
     """The data sets in a folder, each a folder of its own. Raises: InputError where they make no family."""
     place = Path(path).expanduser()
     try:
-        return Family({item.name: open_dataset(item) for item in sorted(place.iterdir()) if item.is_dir()})
+        return Family({item.name: open_dataset(item) for item in _folders(place)})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

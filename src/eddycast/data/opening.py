@@ -45,7 +45,7 @@ def file_format(path: Path) -> Format:
             return "gridded"
         if find_files(path):
             return "well"
-        folders = sorted(item for item in path.iterdir() if item.is_dir())
+        folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
         if folders and all(find_files(item) for item in folders):
             raise InputError(
                 f"{path} holds {len(folders)} data sets, a family that only `train` takes whole: name one of "

@@ -30,8 +30,8 @@ from eddycast.simulators.protocols import FieldInfo, Flow, InitialInfo, Paramete
 
 INITIAL_MODES = 8
 
-# Leading exponent by domain length: up to 44 and at 64 from 40 runs of 1600 time units each at 96 points, standard errors 0.0009 and 0.0014;
-# the others from 8 runs of 900 time units with points 1/2 apart, standard errors 0.0014 to 0.0030.
+# Leading exponent by domain length: up to 44 and at 64 from 40 runs of 1600 time units each at 96 points, standard errors 0.0009 and
+# 0.0014; the others from 8 runs of 900 time units with points 1/2 apart, standard errors 0.0014 to 0.0030.
 LYAPUNOV_EXPONENTS: dict[float, float] = {
     22.0: 0.0484, 36.0: 0.0759, 44.0: 0.0807, 56.0: 0.0856, 64.0: 0.0836, 80.0: 0.0865, 100.0: 0.0907, 128.0: 0.0916, 160.0: 0.0958,
     200.0: 0.0936, 300.0: 0.0948,
