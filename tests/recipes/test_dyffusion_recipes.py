@@ -10,7 +10,8 @@ import torch
 
 from eddycast import api
 from eddycast.emulators import DYffusionConfig, ModelShape, build_model
-from eddycast.recipes import get_recipe
+from eddycast.errors import InputError
+from eddycast.recipes import get_recipe, with_overrides
 from eddycast.recipes.dyffusion import CASES, families
 from eddycast.simulators import get_system
 from eddycast.training import SilentObserver
@@ -84,3 +85,19 @@ def test_smoke_recipes_go_from_data_to_scores(name, tmp_path):
     assert np.array_equal(forecast.to_array().values, again.to_array().values)
     scores = api.evaluate(forecast, truth=data)
     assert all(math.isfinite(scores.value("crps", field)) for field in scores.fields)
+
+
+def test_a_run_whose_forecaster_is_untrained_does_not_forecast(tmp_path):
+    """`--stage interpolator` leaves half of an emulator; the second stage from its weights makes it whole."""
+    data = api.simulate("lorenz-63", trajectories=8, steps=40, seed=0)
+    chosen = with_overrides(get_recipe("lorenz-63/dyffusion-smoke"), {"training.steps": 2, "boundary": "none"})
+    half = api.train(chosen, data=data, out=tmp_path / "half", stage="interpolator", observer=SilentObserver())
+    with pytest.raises(InputError, match=r"The forecaster of .*half is not trained yet: `eddycast train"):
+        half.forecast(data.initial("test"), steps=2, members=1)
+    whole = api.train(
+        chosen, data=data, out=tmp_path / "whole", stage="forecaster", init=tmp_path / "half", observer=SilentObserver()
+    )
+    whole.forecast(data.initial("test"), steps=2, members=1)
+    alone = api.train(chosen, data=data, out=tmp_path / "alone", stage="forecaster", observer=SilentObserver())
+    with pytest.raises(InputError, match=r"The interpolator of .*alone is not trained yet"):
+        alone.forecast(data.initial("test"), steps=2, members=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from eddycast.data import Dataset, Normalisation
-from eddycast.emulators import ModelShape
+from eddycast.emulators import ModelShape, Stage
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
@@ -22,6 +23,25 @@ def is_finished(place: Path) -> bool:
     """Whether a directory holds a run whose training has come to its end."""
     files = RunDirectory(place)
     return files.config.is_file() and bool(read_config(files, str(place))[0]["provenance"]["trained"])
+
+
+def untrained_stages(whole: Sequence[Stage], chosen: Sequence[Stage], start: Path | None) -> list[str]:
+    """Names of the stages whose weights are still those of the start of everything once the chosen ones are trained.
+
+    Args:
+        whole: All stages of the recipe.
+        chosen: Those that are trained now.
+        start: Run whose weights are taken; None for none.
+    """
+    before = {stage.name for stage in whole}
+    if start is not None:
+        before = set(read_config(RunDirectory(start), str(start))[0]["provenance"].get("untrained", ()))
+    moved = {id(parameter) for stage in chosen for parameter in stage.module.parameters()}
+    return [
+        stage.name
+        for stage in whole
+        if stage.name in before and not any(id(parameter) in moved for parameter in stage.module.parameters())
+    ]
 
 
 def constants_of(

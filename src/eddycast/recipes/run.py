@@ -64,7 +64,15 @@ class Run:
 
     @property
     def emulator(self) -> Emulator:
-        """Ready to forecast. Raises: InputError for an autoencoder, which forecasts nothing."""
+        """Ready to forecast.
+
+        Raises: InputError for an autoencoder, which forecasts nothing, and for a run that lacks a stage of its training.
+        """
+        if lacking := self.provenance.get("untrained"):
+            raise InputError(
+                f"The {lacking[0]} of {self.name} is not trained yet: `eddycast train {self.recipe.name} --stage {lacking[0]} --init "
+                f"{self.name} --out RUN` does that."
+            )
         if isinstance(self.model, Autoencoding):
             raise InputError(
                 f"{self.name} is an autoencoder, which forecasts nothing: `eddycast reconstruct` shows what it keeps, `eddycast train ... "

@@ -39,7 +39,13 @@ from eddycast.progress import progress_bar
 from eddycast.recipes.adaptation import adapted_stages, adapted_views, all_windows, base_of
 from eddycast.recipes.boundary import boundary_hook
 from eddycast.recipes.calibration import calibrated, reconstruction_error, validation_of_all
-from eddycast.recipes.continuing import check_resumed, constants_of, is_finished, require_same_autoencoder
+from eddycast.recipes.continuing import (
+    check_resumed,
+    constants_of,
+    is_finished,
+    require_same_autoencoder,
+    untrained_stages,
+)
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
 from eddycast.recipes.measured import model_shape, sample_windows
 from eddycast.recipes.recipe import Recipe
@@ -310,6 +316,7 @@ def _train(
     sample = sample_windows(source, material.training_space, frames)
     model.prepare((sample if dataset.valid is None else sample[..., dataset.valid]).to(device))
     guard = fitted_guard(recipe, material, sample)
+    whole = stages
     if stage is not None:
         require_stage(recipe, stage, [each.name for each in stages])
         stages = tuple(each for each in stages if each.name == stage)
@@ -328,6 +335,8 @@ def _train(
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset, material.datasets)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
+    if lacking := untrained_stages(whole, stages, start):
+        provenance["untrained"] = lacking
     if material.encoder is not None:
         provenance["autoencoder"] = material.encoder.fingerprint()
     training = Training(
