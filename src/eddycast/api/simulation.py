@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from eddycast import __version__, data, simulators
-from eddycast.data import Dataset, Family, Field, PlainClock, Segment
+from eddycast.data import Dataset, Family, Field, PlainClock, Segment, open_family
 from eddycast.data.dataset import SPLITS
 from eddycast.data.splits import DEFAULT_FRACTIONS, check_fractions
 from eddycast.errors import InputError
+from eddycast.files import staged_directory
 from eddycast.noise import MemberNoise
 from eddycast.simulators import (
     ParameterValue,
@@ -168,30 +169,39 @@ def spaced(
     setting = {name for name, value in parameters.items() if isinstance(value, Values)}
     if len(different) > 1 and not setting:
         raise InputError("--spacing needs lengths that are given: write domain_length=36,64,100 instead of a range.")
-    if out is not None and len(different) > 1:
-        out.mkdir(exist_ok=True)
-    members: dict[str, Dataset] = {}
     counts = [int((owner == number).sum()) for number in range(len(different))]
-    for number, extent in enumerate(different.tolist()):
-        rows = drawn[owner == number]
-        own = dict(parameters)
-        for name in setting:
-            column = rows[:, info.parameter_names.index(name)].tolist()
-            own[name] = column[0] if len(set(column)) == 1 else Values(tuple(column))
-        label = "_".join(
-            f"{name}-{own[name]:g}" for name in parameters if name in setting and isinstance(own[name], float)
-        )
+    several = len(different) > 1
 
-        def report(done: int, total: int, number: int = number) -> None:
-            if progress is not None:
-                share = (sum(counts[:number]) + counts[number] * done / total) / trajectories
-                progress(round(1000 * share), 1000)
+    def members(place: Path | None) -> dict[str, Dataset]:
+        """Data sets by name, written to (folders of) a place, if there is one."""
+        found: dict[str, Dataset] = {}
+        for number, extent in enumerate(different.tolist()):
+            own = dict(parameters)
+            for name in setting:
+                column = drawn[owner == number][:, info.parameter_names.index(name)].tolist()
+                own[name] = column[0] if len(set(column)) == 1 else Values(tuple(column))
+            label = "_".join(
+                f"{name}-{own[name]:g}" for name in parameters if name in setting and isinstance(own[name], float)
+            )
 
-        members[label] = simulate(  # type: ignore[assignment]
-            info.name, trajectories=counts[number], parameters=own, grid=points_of(info.name, extent, spacing), progress=report,
-            out=None if out is None else out / label if len(different) > 1 else out, **shared,
-        )  # fmt: skip
-    return Family(members) if len(members) > 1 else next(iter(members.values()))
+            def report(done: int, total: int, number: int = number) -> None:
+                if progress is not None:
+                    share = (sum(counts[:number]) + counts[number] * done / total) / trajectories
+                    progress(round(1000 * share), 1000)
+
+            found[label] = simulate(  # type: ignore[assignment]
+                info.name, trajectories=counts[number], parameters=own, grid=points_of(info.name, extent, spacing), progress=report,
+                out=place if place is None or not several else place / label, **shared,
+            )  # fmt: skip
+        return found
+
+    if not several:
+        return next(iter(members(out).values()))
+    if out is None:
+        return Family(members(None))
+    with staged_directory(out, "simulate") as stage:  # all of the family, or nothing
+        members(stage)
+    return open_family(out)
 
 
 def points_of(name: str, extent: Sequence[float], spacing: float) -> tuple[int, ...]:
