@@ -30,7 +30,7 @@ def calls(monkeypatch):
         "recipes": [("ks/regression-small", "A recipe"), ("ks/x", "Another")],
         "systems": [("kuramoto-sivashinsky", "A system")],
         "methods": [("mmps", "A method")],
-        "train": SimpleNamespace(path=Path("runs/my run"), forecasts=True),
+        "train": SimpleNamespace(path=Path("runs/my run"), forecasts=True, untrained=[]),
         "encode": SimpleNamespace(grid=SimpleNamespace(shape=(8, 4)), fields=("a", "b"), lengths=(3, 4)),
         "analyse_latents": SimpleNamespace(parameters=()),
         "demo": Path("demo/report.html"),
@@ -51,7 +51,7 @@ def calls(monkeypatch):
     names += " compare statistics events recipes systems methods demo"
     for name in names.split():
         setattr(fake, name, recorder(name))
-    fake.Values, fake.Family = real.Values, real.Family  # type: ignore[attr-defined]
+    fake.Values, fake.Family, fake.one_of = real.Values, real.Family, real.one_of  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "eddycast.api", fake)
     monkeypatch.setattr(eddycast, "api", fake, raising=False)
     return recorded

@@ -290,3 +290,16 @@ def test_points_may_lie_further_apart_where_the_network_knows_distances(units, k
 def test_settings_survive_json():
     here = replace(recipe(), adaptation=Adaptation({"domain_length": 22.0}, replay=0.0))
     assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(here))), "there") == here
+
+
+def test_stages_go_on_in_place_but_no_finished_one_is_trained_again(family, tmp_path):
+    """The second stage in the directory of the first; then either of them there is refused, and nothing is lost."""
+    out = tmp_path / "run"
+    ec.train(recipe(), data=family, out=out, stage="regression", observer=SilentObserver())
+    ec.train(recipe(), data=family, out=out, stage="fine-tune", observer=SilentObserver())
+    assert json.loads((out / "config.json").read_text())["provenance"]["stages"] == ["regression", "fine-tune"]
+    before = RunDirectory(out).component("model").read_bytes()
+    for stage in ("regression", "fine-tune"):
+        with pytest.raises(InputError, match=f"holds a run whose stage {stage} is trained: .* pass --init"):
+            ec.train(recipe(), data=family, out=out, stage=stage, observer=SilentObserver())
+    assert RunDirectory(out).component("model").read_bytes() == before

@@ -1,6 +1,6 @@
 """The verbs: one function each, on paths or objects. The command line calls these, and so does a notebook."""
 
-from eddycast.api.data import inspect, observe, open_dataset, systems
+from eddycast.api.data import inspect, observe, one_of, open_dataset, systems
 from eddycast.api.demo import demo
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.reduction import zonal_mean
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "methods",
     "observe",
+    "one_of",
     "open_dataset",
     "plot",
     "recipes",

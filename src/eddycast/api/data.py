@@ -77,6 +77,11 @@ def opened_to_train(source: Data | Family) -> Dataset | Family:
     return data.open_family(source) if data.is_family(source) else open_dataset(source)
 
 
+def one_of(path: str | None) -> str | None:
+    """The path of a data set, or of the first of a family: what commands beside `train` take."""
+    return str(Path(path) / next(iter(data.open_family(path).members))) if path and data.is_family(path) else path
+
+
 def inspect(path: str | Path) -> str:
     """Fields, grid, parameters, statistics and schema problems of a data set, as text."""
     place, options = split_options(path)

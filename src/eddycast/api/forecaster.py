@@ -86,6 +86,11 @@ class Forecaster:
         return self.run is None or not isinstance(self.run.model, Autoencoding)
 
     @property
+    def untrained(self) -> list[str]:
+        """Stages of the training that the run still lacks."""
+        return [] if self.run is None else list(self.run.provenance.get("untrained", ()))
+
+    @property
     def default_steps(self) -> int:
         """Steps of a forecast that is not told how many."""
         return 100 if self.run is None else self.run.recipe.evaluation.steps

@@ -79,9 +79,13 @@ def train(
         return
     run = api.train(recipe, **asked)
     options.say(f"Wrote run {run.path}")
-    if run.forecasts:
+    if run.forecasts and (lacking := run.untrained):
         options.say(
-            f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(data or 'DATA')} --out forecast.nc"
+            f"Next: eddycast train {quoted(recipe)} --stage {lacking[0]} --init {quoted(str(run.path))} --out RUN"
+        )
+    elif run.forecasts:
+        options.say(
+            f"Next: eddycast forecast {quoted(str(run.path))} --data {quoted(api.one_of(data) or 'DATA')} --out forecast.nc"
         )
     else:
         options.say(f"Next: eddycast encode {quoted(str(run.path))} {quoted(data or 'DATA')} --out latents")

@@ -21,8 +21,26 @@ from eddycast.training import FREE_SETTINGS, RunDirectory
 
 def is_finished(place: Path) -> bool:
     """Whether a directory holds a run whose training has come to its end."""
-    files = RunDirectory(place)
-    return files.config.is_file() and bool(read_config(files, str(place))[0]["provenance"]["trained"])
+    return RunDirectory(place).config.is_file() and bool(_provenance(place)["trained"])
+
+
+def trained_stages(chosen: Sequence[Stage], start: Path | None) -> list[str]:
+    """Names of the stages that the weights have been through once the chosen ones are trained, in order."""
+    before = [] if start is None else list(_provenance(start).get("stages", ()))
+    return [*before, *(stage.name for stage in chosen)]
+
+
+def require_new_stage(directory: Path, stage: str) -> None:
+    """Raises: InputError where a finished run would be trained again in place, so that what it was would be lost."""
+    known = _provenance(directory)
+    if known["trained"] and stage in known.get("stages", ()):
+        raise InputError(
+            f"{directory} holds a run whose stage {stage} is trained: to train it again pass --init {directory} and another --out."
+        )
+
+
+def _provenance(directory: Path) -> dict[str, Any]:
+    return read_config(RunDirectory(directory), str(directory))[0]["provenance"]
 
 
 def untrained_stages(whole: Sequence[Stage], chosen: Sequence[Stage], start: Path | None) -> list[str]:
@@ -35,7 +53,7 @@ def untrained_stages(whole: Sequence[Stage], chosen: Sequence[Stage], start: Pat
     """
     before = {stage.name for stage in whole}
     if start is not None:
-        before = set(read_config(RunDirectory(start), str(start))[0]["provenance"].get("untrained", ()))
+        before = set(_provenance(start).get("untrained", ()))
     moved = {id(parameter) for stage in chosen for parameter in stage.module.parameters()}
     return [
         stage.name

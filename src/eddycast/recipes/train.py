@@ -43,7 +43,9 @@ from eddycast.recipes.continuing import (
     check_resumed,
     constants_of,
     is_finished,
+    require_new_stage,
     require_same_autoencoder,
+    trained_stages,
     untrained_stages,
 )
 from eddycast.recipes.latents import autoencoder_of, encode_dataset, open_cache, require_encodable, require_whole
@@ -102,7 +104,7 @@ def train_recipe(
     if family is not None and recipe.grids == "one":
         raise InputError(
             f"{recipe.name} is for data on one grid, these are {len(family.members)} data sets ({', '.join(family.members)}): give one "
-            "of them, or set grids=any where the network takes any grid."
+            "of them, or --set grids=any where the network takes any grid."
         )
     dataset = data if isinstance(data, Dataset) else first_of(recipe, data)
     with exclusive(directory) if distributed.is_first() else nullcontext():
@@ -319,6 +321,8 @@ def _train(
     whole = stages
     if stage is not None:
         require_stage(recipe, stage, [each.name for each in stages])
+        if files.component("model").exists() and not resume:
+            require_new_stage(directory, stage)
         stages = tuple(each for each in stages if each.name == stage)
     if start is not None:
         load_weights(model, RunDirectory(start))
@@ -335,6 +339,7 @@ def _train(
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset, material.datasets)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
+    provenance["stages"] = trained_stages(stages, start)
     if lacking := untrained_stages(whole, stages, start):
         provenance["untrained"] = lacking
     if material.encoder is not None:
