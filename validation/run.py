@@ -240,7 +240,8 @@ def main() -> None:
                 },
             }
         write_json(target, {"job": job.label, "provenance": provenance, "result": plain(result)})
-        print(f"{job.label:<32} {protocols.headline(result)}", flush=True)
+        say = parametric.headline if job.protocol in parametric.PROTOCOLS else protocols.headline
+        print(f"{job.label:<32} {say(result)}", flush=True)
 
 
 if __name__ == "__main__":

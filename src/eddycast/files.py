@@ -121,6 +121,26 @@ def require_stored(place: Path, num_bytes: int) -> None:
         )
 
 
+def keep_inputs(out: str | Path | None, *inputs: Any) -> None:
+    """Refuse an output in the place of what it is made from, before anything is computed.
+
+    Args:
+        out: Path to write, if any.
+        inputs: What is read: paths (of data with options behind a question mark, too), anything else is no file.
+
+    Raises: InputError.
+    """
+    if out is None:
+        return
+    target = Path(out).expanduser().resolve()
+    for one in inputs:
+        if not isinstance(one, (str, Path)):
+            continue
+        place = Path(one) if Path(one).exists() else Path(str(one).partition("?")[0])
+        if place.expanduser().resolve() == target:
+            raise InputError(f"{out} would overwrite its input: choose another name.")
+
+
 def _explain(target: Path, error: OSError) -> InputError:
     told = re.search(r"errno = (\d+)", str(error))  # HDF5 writes it into its message
     number = error.errno or (int(told.group(1)) if told else 0)

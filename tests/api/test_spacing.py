@@ -34,8 +34,45 @@ def test_values_that_make_no_turns_are_refused(wrong):
         Values(*wrong)
 
 
+def test_lists_that_are_no_range_name_what_they_may_be():
+    for wrong in ([22.0, 22.0, 36.0], (22.0,)):
+        with pytest.raises(InputError, match=rf"ec\.Values\(\(22\.0, 36\.0\)\); got {len(wrong)} numbers"):
+            api.simulate("kuramoto-sivashinsky", trajectories=3, steps=2, parameters={"domain_length": wrong})
+    assert drawn([30.0, 30.0]) == [30.0] * 7
+
+
+def test_a_family_is_refused_where_one_data_set_is_needed(tmp_path):
+    family = ec.simulate(
+        "kuramoto-sivashinsky", trajectories=6, steps=3, spin_up=1.0, spacing=0.5, parameters={"domain_length": Values((20.0, 40.0))}
+    )  # fmt: skip
+    one = family["domain_length-20"]
+    for call in (
+        lambda: ec.statistics(family),
+        lambda: ec.statistics(one, truth=family),
+        lambda: ec.events(family, event="max>1"),
+        lambda: ec.observe(family),
+        lambda: ec.plot(family, tmp_path / "p.png"),
+        lambda: api.forecast("baseline:persistence", data=family, out=tmp_path / "f.nc"),
+        lambda: ec.evaluate(tmp_path / "f.nc", truth=family),
+    ):
+        with pytest.raises(InputError, match=r"family\['domain_length-20'\] \(domain_length-20, domain_length-40\)"):
+            call()
+    assert [group.parameters for group in ec.statistics(one, by="domain_length").groups] == [{"domain_length": 20.0}]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("22*1000,36*12,22", "no trajectory has domain_length 36:"), ("22*3,36*12", None)]
+)
+def test_values_that_no_trajectory_takes_are_told(value, told, tmp_path, capsys):
+    words = f"kuramoto-sivashinsky --grid 32 --trajectories 4 --steps 2 --spin-up 1 --param domain_length={value}"
+    assert run(["simulate", *words.split(), "--out", str(tmp_path / "data")]) == 0
+    shown = capsys.readouterr().out
+    assert (told or "Next: ") in shown and ("Note:" in shown) == (told is not None)
+
+
 def test_values_outside_the_range_of_a_system_are_refused():
-    with pytest.raises(InputError, match="domain_length must lie within 1 to 1000"):
+    with pytest.raises(InputError, match=r"domain_length must lie within 1 to 1000.* got 5000\."):
         drawn(Values((22.0, 5000.0)))
     with pytest.raises(InputError, match=r"forcing_wavenumber takes whole numbers; got 2, 3\.5"):
         api.simulate("kolmogorov-flow", trajectories=3, steps=2, parameters={"forcing_wavenumber": Values((2.0, 3.5))})

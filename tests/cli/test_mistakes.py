@@ -154,6 +154,53 @@ def test_unknown_setting_names_its_path(refused, room, data):
     )
 
 
+def test_an_output_never_replaces_its_input(refused, room, data, trained, tmp_path, monkeypatch):
+    made, seen, scores = tmp_path / "f.nc", tmp_path / "o.nc", tmp_path / "s.json"
+    options = ("--steps", 2, "--members", 2)
+    assert run([str(word) for word in ("forecast", trained, "--data", data, *options, "--out", made)]) == 0
+    assert run(["observe", str(data), "--out", str(seen)]) == 0
+    assert run(["evaluate", str(made), "--truth", str(data), "--out", str(scores)]) == 0
+    before = {path: path.read_bytes() for path in (made, seen, scores)}
+    monkeypatch.chdir(tmp_path)
+    for out, *words in (
+        (Path("f.nc"), "evaluate", made, "--truth", data),
+        (made, "forecast", trained, "--data", data, "--start", made, *options),
+        (made, "forecast", trained, "--data", f"{made}?fields=u", *options),
+        (made, "reconstruct", trained, "--data", made),
+        (made, "observe", made),
+        (seen, "assimilate", trained, "--observations", seen),
+        (made, "assimilate", trained, "--observations", seen, "--background", tmp_path / "." / "f.nc"),
+        (made, "plot", made),
+        (scores, "report", scores, made),
+    ):
+        assert f"{out} would overwrite its input" in refused(*words, out=out)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_runs_and_families_are_no_data(refused, room, data, trained, tmp_path):
+    family = tmp_path / "family"
+    for name in ("length-22", "length-36"):
+        shutil.copytree(data, family / name)
+    for words in (
+        ("statistics",),
+        ("events",),
+        ("evaluate", "--truth", data),
+        ("evaluate", data, "--truth"),
+        ("inspect",),
+    ):
+        assert "is a run, not data: make a file with `eddycast forecast" in refused(*words, trained)
+        assert "name one of length-22, length-36" in refused(*words, family)
+    assert "is a run, not data" in refused("plot", trained, out=tmp_path / "p.png")
+    assert "name one of length-22, length-36" in refused("plot", family, out=tmp_path / "p.png")
+
+
+def test_weights_of_another_network_say_what_must_agree(refused, room, data, trained):
+    line = refused(
+        "train", RECIPE, "--data", data, "--init", trained, "--set", "emulator.network.channels=[8]", out=room / "never"
+    )
+    assert "another network or another number of parameters" in line and "same emulator.network settings" in line
+
+
 # 6. Wrong dimension
 
 

@@ -158,6 +158,30 @@ def test_trajectories_of_data_are_members_whose_first_state_is_the_start():
     assert math.isfinite(study.cases[0].p_value)
 
 
+def trajectories(first: np.ndarray) -> xr.Dataset:
+    """First states (trajectory, y) as data, each followed by 80 states with two or three jets."""
+    later = np.cos(np.where(np.arange(80) % 2, 2, 3)[:, None] * Y) * np.ones((len(first), 1, 1))
+    return xr.Dataset(
+        {"u": (("trajectory", "time", "y"), np.concatenate([first[:, None], later], axis=1))},
+        {"time": 0.5 * np.arange(81), "y": ("y", Y, {"eddycast_boundary": "periodic periodic", "eddycast_period": 2 * np.pi})},
+    )  # fmt: skip
+
+
+def test_trajectories_that_start_from_different_states_are_no_ensemble():
+    """Of four waves, two shifted by a phase d, each lies sin(d / 2) deviations from the mean; n / (n - 1) makes up for the mean."""
+    for phase, refused in ((0.0, False), (0.8, False), (1.0, True), (np.pi, True)):  # 0, 0.45, 0.55 and 1.15
+        data = trajectories(np.cos(3 * Y + phase * np.array([[0.0], [1.0], [0.0], [1.0]])))
+        if refused:
+            told = f"start {np.sqrt(4 / 3) * np.sin(phase / 2):.2f} standard deviations apart.*other seeds"
+            with pytest.raises(InputError, match=told):
+                event_study(data, event=ThresholdEvent("max", 9.0))
+        else:
+            assert event_study(data, event=ThresholdEvent("max", 9.0)).cases[0].forecast.members == 4
+    own = ensemble(stepping(drawn(30, 8, 1), 3, 2))
+    with pytest.raises(InputError, match="no ensemble from one state"):
+        event_study(own, trajectories(np.cos(3 * Y + np.linspace(0, 6, 8)[:, None])))
+
+
 def test_what_cannot_be_asked_is_told():
     many = ensemble(stepping(drawn(30, 10, 7), 3, 2))
     with pytest.raises(InputError, match="one member"):

@@ -15,6 +15,7 @@ from eddycast import api
 from eddycast.data import Dataset
 from eddycast.errors import InputError
 from eddycast.evaluation import JetSettings, statistics
+from eddycast.metrics.density import empty_histogram
 from eddycast.numerics.spectral import derivative
 
 LENGTHS = (22.0, 36.0)
@@ -209,6 +210,34 @@ def test_a_forecast_without_data_behind_it_is_one_group(data):
     assert group.runs == 16 and group.parameters == {} and group.lyapunov_time == 15.0
     with pytest.raises(InputError, match="no parameter"):
         statistics(made, made, by=["domain_length"])
+
+
+def test_members_of_a_deterministic_forecast_are_one_run(data):
+    """Sixteen copies say no more than one: the same numbers, and no error of the mean from copies."""
+    one, many = (statistics(forecast_of(data, same, members=members), data) for members in (1, 3))
+    assert [group.runs for group in many.groups] == [8, 8] == [group.runs for group in one.groups]
+    assert many.groups[0].states == one.groups[0].states and vars(many.groups[0].reach) == vars(one.groups[0].reach)
+    (note,) = [note for note in many.notes if "count as one run" in note]
+    assert "the 3 members of a case are the same" in note and not any("count as" in note for note in one.notes)
+    apart = forecast_of(data, lambda states, trajectory, member: states + 1e-6 * member, members=3)
+    assert statistics(apart, data).groups[0].runs == 24
+
+
+def test_what_short_runs_cannot_tell_is_said(data):
+    single = forecast_of(data, same).isel(lead_time=slice(0, 2))
+    told = statistics(single, jets=JetSettings(hold=2)).table()
+    assert "unknown in time" in told and "more than 0" not in told
+    assert "nan" in told and "a change must last 2 states (--hold), and no run is longer" in told
+    longer = statistics(forecast_of(data, same).isel(lead_time=slice(0, 9)), jets=JetSettings(hold=2)).table()
+    assert "nan" not in longer and "--hold" not in longer
+
+
+def test_nothing_outside_is_no_negative_share():
+    part = empty_histogram(torch.linspace(0, 1, 8)).add(torch.full((49, 1), 0.3), weights=torch.tensor([1 / 49]))
+    mixed = part + empty_histogram(torch.linspace(0, 1, 8)).add(torch.rand(1000, 1), weights=torch.tensor([0.1]))
+    for one in (part, mixed):
+        assert one.outside >= 0 and math.copysign(1, one.outside) == 1 and one.outside < 1e-12
+    assert math.isnan(empty_histogram(torch.linspace(0, 1, 8)).outside)
 
 
 def test_two_dimensions_and_walls_are_read_along_the_axis_that_is_named():

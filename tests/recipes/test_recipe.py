@@ -21,7 +21,9 @@ from eddycast.recipes import (
     recipe_to_dict,
     with_overrides,
 )
-from eddycast.simulators import get_system
+from eddycast.recipes.adaptation import Adaptation
+from eddycast.recipes.measured import logarithms
+from eddycast.simulators import Values, get_system
 
 NAMES = sorted(all_recipes())
 SIZES = {"smoke": (1e3, 6e4), "small": (3e4, 2.5e6), "paper": (4e5, 1e9)}
@@ -62,7 +64,8 @@ def test_every_recipe_can_simulate_its_data(name):
     info = get_system(simulation.system).info
     known = {one.name: one for one in (*info.parameters, *info.initial)}
     for key, value in {**simulation.parameters, **simulation.initial}.items():
-        low, high = value if isinstance(value, tuple) else (value, value)
+        several = value.values if isinstance(value, Values) else value if isinstance(value, tuple) else (value,)
+        low, high = min(several), max(several)
         assert known[key].low <= low <= high <= known[key].high
     assert simulation.grid is None or len(simulation.grid) == len(info.shape)
 
@@ -149,9 +152,25 @@ def test_settings_that_do_not_fit_are_named_in_one_line(overrides, words):
     assert all(word in text for word in words), text
 
 
+def test_a_recipe_without_adaptation_gets_one_from_its_settings():
+    changed = with_overrides(
+        get_recipe("ks/regression-smoke"), {"adaptation.pretrain.domain_length": "22", "adaptation.replay": "0"}
+    )
+    assert changed.adaptation == Adaptation({"domain_length": 22.0}, replay=0.0)
+    with pytest.raises(InputError, match=r"adaptation\.pretrain names the parameters"):
+        with_overrides(get_recipe("ks/regression-smoke"), {"adaptation.replay": "0"})
+
+
 def test_frames_that_cannot_hold_the_context_are_told():
     with pytest.raises(InputError, match=r"context and overlap must lie in 1 \.\.\. frames - 1 = 4"):
         with_overrides(get_recipe("ks/universal-smoke"), {"emulator.context": 5})
+
+
+def test_logarithms_of_parameters_need_parameters():
+    with pytest.raises(InputError, match=r"log_parameters: the data have no parameters.*log_parameters=\[\]"):
+        logarithms(("beta",), (), torch.zeros(3, 0))
+    with pytest.raises(InputError, match="the data have no parameter 'beta', but viscosity"):
+        logarithms(("beta",), ("viscosity",), torch.ones(3, 1))
 
 
 def test_unknown_recipes_get_their_nearest_neighbours():

@@ -12,6 +12,8 @@ from eddycast.cli.app import run
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
 from eddycast.numerics.incompressible import velocity_from_vorticity
+from eddycast.recipes.record import data_summary
+from eddycast.recipes.run import check_compatible
 from eddycast.simulators import BetaPlane, Forced, Values, get_system, integrate, simulate
 from eddycast.simulators.beta_plane import GUST_TIME, energy, ring_modes, zonal_velocity, zonostrophy
 
@@ -388,6 +390,14 @@ def test_solver_ensembles_are_draws_and_reduce_to_zonal_means(tmp_path):
     stored = ec.zonal_mean(tmp_path / "forecast.nc")
     assert abs(stored["zonal_velocity"] - zonal["zonal_velocity"]).max() == 0
     data.write(zonal, tmp_path / "zonal.nc")
+    trained = data_summary(ec.zonal_mean(states))  # what a run on zonal means remembers
+    for call in (
+        lambda: ec.evaluate(tmp_path / "zonal.nc", truth=states),
+        lambda: ec.statistics(tmp_path / "zonal.nc", truth=states),
+        lambda: check_compatible(trained, states, "the run"),
+    ):
+        with pytest.raises(InputError, match=r"--store zonal-mean, or reduce them with ec\.zonal_mean"):
+            call()
     assert data.grid_of(data.read(tmp_path / "zonal.nc")).periodic == (True,)
     with pytest.raises(InputError, match="needs vorticity along x, y; here is zonal_velocity along y"):
         ec.zonal_mean(zonal)

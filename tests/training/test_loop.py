@@ -145,10 +145,10 @@ def test_the_average_is_what_is_kept(data, tmp_path):
 
 
 def test_one_stage_alone_starts_from_the_weights_that_are_there(data, tmp_path):
-    train(data, tmp_path / "run", "ks/scoring-smoke", **{"emulator.pretrain": 0.5})
-    first = weights(tmp_path / "run")
     rate = {"training.learning_rate": 1e-12, "training.weight_decay": 0.0, "emulator.pretrain": 0.5}
     options = {"data": data, "overrides": rate, "observer": SilentObserver(), "stage": "ensemble"}
+    api.train("ks/scoring-smoke", out=tmp_path / "run", **options | {"stage": "pretrain"})
+    first = weights(tmp_path / "run")
     api.train("ks/scoring-smoke", out=tmp_path / "run", **options)
     second = weights(tmp_path / "run")
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
@@ -156,6 +156,8 @@ def test_one_stage_alone_starts_from_the_weights_that_are_there(data, tmp_path):
     api.train("ks/scoring-smoke", out=tmp_path / "other", init=tmp_path / "run", **options)
     third = weights(tmp_path / "other")
     assert all(torch.allclose(first[key], third[key], atol=1e-6) for key in first)
+    with pytest.raises(InputError, match="holds a run whose stage ensemble is trained"):
+        api.train("ks/scoring-smoke", out=tmp_path / "run", **options)
     with pytest.raises(InputError, match="pretrain, ensemble"):
         api.train("ks/scoring-smoke", out=tmp_path / "never", **options | {"stage": "polish"})
 

@@ -13,6 +13,7 @@ import torch
 from eddycast import data, observations
 from eddycast.data import Dataset, Family
 from eddycast.errors import InputError, reading
+from eddycast.files import keep_inputs
 from eddycast.labelled import open_labelled, values_of
 from eddycast.observations import Observations
 from eddycast.simulators import SYSTEMS
@@ -66,7 +67,14 @@ def split_options(path: str | Path) -> tuple[Path, dict[str, Any]]:
     return Path(place), found
 
 
-def opened(source: Data) -> Dataset:
+def opened(source: Data | Family) -> Dataset:
+    """An opened data set. Raises: InputError for a family of them, which only training takes, and for what cannot be opened."""
+    if isinstance(source, Family):
+        names = list(source.members)
+        raise InputError(
+            f"One data set is needed, this is a family of {len(names)}: take one of its members, such as family[{names[0]!r}] "
+            f"({', '.join(names[:5])})."
+        )
     return source if isinstance(source, Dataset) else open_dataset(source)
 
 
@@ -123,6 +131,7 @@ def observe(
         seed: Of positions and errors.
         out: `.nc` or `.csv` to write.
     """
+    keep_inputs(out, source, mask)
     dataset = opened(source)
     if all(choice is None for choice in (fraction, sensors, coarsen, stripe, mask)):
         fraction = 0.1

@@ -407,5 +407,5 @@ def load(run: str | Path | Forecaster, *, device: str = "cpu") -> Forecaster:
         return Forecaster(name, load_run(shipped()[name], name, device))
     raise InputError(
         f"There is no run {name!r}: expected a run directory, a shipped run ({', '.join(shipped()) or 'none'}), system:NAME "
-        f"({', '.join(SYSTEMS)}) or baseline:NAME ({', '.join(BASELINES)})."
+        f"(`eddycast systems` lists them) or baseline:NAME ({', '.join(BASELINES)})."
     )

@@ -19,7 +19,7 @@ from eddycast.api.forecaster import Forecaster, load
 from eddycast.data import Dataset
 from eddycast.errors import InputError
 from eddycast.evaluation import LatentAnalysis, Scores, passed_through
-from eddycast.files import stage_of, staged_directory, write_bytes, write_json
+from eddycast.files import keep_inputs, stage_of, staged_directory, write_bytes, write_json
 from eddycast.recipes import autoencoder_of
 
 
@@ -43,6 +43,7 @@ def evaluate(
         through: Run whose autoencoder the truth passes first, encoded and decoded: scores are then free of its error.
         device: Where that autoencoder computes.
     """
+    keep_inputs(out, forecast, truth)
     with distributed.process_group(device) as place:
         dataset = opened(truth) if through is None else auto_encoded(truth, through, device=place)
         scores = evaluation.evaluate(forecast, dataset, **options)
@@ -105,11 +106,15 @@ def analyse_latents(
 
 def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:
     """One picture or movie of a forecast, an analysis or observations; see `report.plot`."""
+    keep_inputs(out, file)
+    if isinstance(file, rooms.Family):
+        opened(file)  # which tells its members
     return pictures.plot(file, Path(out), **options)
 
 
 def report(inputs: Sequence[str | Path], out: str | Path) -> Path:
     """One HTML page of runs, forecasts, analyses and scores; see `report.report_from`."""
+    keep_inputs(out, *inputs)
     return pictures.report_from([Path(item) for item in inputs], Path(out))
 
 

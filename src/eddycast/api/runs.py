@@ -16,6 +16,7 @@ from eddycast.api.shares import passes_line
 from eddycast.api.simulation import simulate
 from eddycast.data import Dataset, Family, check_output, write
 from eddycast.errors import InputError
+from eddycast.files import keep_inputs
 from eddycast.observations import Observations
 from eddycast.recipes import (
     AUTOENCODER,
@@ -177,6 +178,7 @@ def reconstruct(
     """
     if out is not None:
         check_output(out)
+        keep_inputs(out, run, data)
     result = load(run, device=distributed.local_device(device)).reconstruct(
         opened(data), split=split, start=start, steps=steps, progress=progress
     )
@@ -240,6 +242,7 @@ def forecast(
     writes.
     """
     check_output(out)
+    keep_inputs(out, run, data, start)
     if isinstance(start, Path) and parameters:
         raise InputError("A forecast from an analysis keeps the parameters of the data: leave --param out.")
     with distributed.process_group(device) as place:
@@ -287,6 +290,7 @@ def assimilate(
     `say` is told what it cost, and how many cases have no observation, in a line each.
     """
     check_output(out)
+    keep_inputs(out, run, observations, background)
     place = distributed.local_device(device)
     given = observations if isinstance(observations, Observations) else Observations.open(observations)
     result = load(run, device=place).assimilate(

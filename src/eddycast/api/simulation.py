@@ -241,8 +241,7 @@ def split_numbers(trajectories: int, split: Sequence[float]) -> dict[str, range]
     Raises: InputError for shares that cannot be, or none for train or test.
     """
     shares = check_fractions(split)
-    whole = trajectories if max(split) > 1 else 1
-    if abs(sum(split) - whole) > 1e-6:
+    if min(abs(sum(split) - whole) for whole in (1, trajectories)) > 1e-6:
         raise InputError(
             f"split needs shares that sum to 1, or numbers of runs that sum to the {trajectories} trajectories; got {tuple(split)}."
         )

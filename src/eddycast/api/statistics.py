@@ -9,10 +9,10 @@ import xarray as xr
 
 from eddycast import evaluation
 from eddycast.api.data import Data, opened
-from eddycast.data import Dataset
+from eddycast.data import Dataset, Family
 from eddycast.evaluation import EventStudy, JetEvent, JetSettings, Statistics, ThresholdEvent
 from eddycast.evaluation.event_kinds import read_event
-from eddycast.files import write_json
+from eddycast.files import keep_inputs, write_json
 from eddycast.report.plots import write_figure
 from eddycast.report.statistics import event_picture, statistics_picture
 
@@ -39,6 +39,8 @@ def statistics(
         jets: Whether to count and follow jets, for a field along one periodic axis.
         width, prominence, hold: What a jet is and how long a change must last; see `evaluation.JetSettings`.
     """
+    for path in (out, picture):
+        keep_inputs(path, source, truth)
     settings = JetSettings(width, prominence, hold) if jets else None
     found = evaluation.statistics(
         _readable(source), None if truth is None else _readable(truth), jets=settings, **options
@@ -73,6 +75,8 @@ def events(
         picture: Picture to write: probability by lead, and times to the event.
         width, prominence, hold: Of jets.
     """
+    for path in (out, picture):
+        keep_inputs(path, forecast, truth)
     wanted = read_event(event, JetSettings(width, prominence, hold)) if isinstance(event, str) else event
     found = evaluation.event_study(
         _readable(forecast), None if truth is None else _readable(truth), event=wanted, **options
@@ -85,7 +89,9 @@ def events(
 
 
 def _readable(source: xr.Dataset | Data) -> xr.Dataset | Dataset | str | Path:
-    """A path with options behind a question mark is a data set; others are looked into."""
+    """A path with options behind a question mark is a data set; others are looked into. Raises: InputError for a family."""
+    if isinstance(source, Family):
+        return opened(source)
     if isinstance(source, (str, Path)) and "?" in str(source) and not Path(source).exists():
         return opened(source)
     return source

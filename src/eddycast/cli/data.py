@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from eddycast.cli import options
-from eddycast.cli.parse import Turns, grid_shape, initial_values, noise_level, parameter_ranges, quoted, shares
+from eddycast.cli.parse import (
+    Turns,
+    grid_shape,
+    initial_values,
+    left_out,
+    noise_level,
+    parameter_ranges,
+    quoted,
+    shares,
+)
 from eddycast.errors import InputError
 from eddycast.progress import progress_bar
 
@@ -84,12 +93,12 @@ def simulate(
     device: options.Device = "cpu",
 ) -> None:
     """Simulate trajectories of a system."""
-    parameters, law = parameter_ranges(param or []), initial_values(initial or [])
+    asked, law = parameter_ranges(param or []), initial_values(initial or [])
     stored, solved, parts = grid_shape(grid), grid_shape(solver_grid, "--solver-grid"), shares(split)
     from eddycast import api
 
     parameters = {
-        name: api.Values(**vars(value)) if isinstance(value, Turns) else value for name, value in parameters.items()
+        name: api.Values(**vars(value)) if isinstance(value, Turns) else value for name, value in asked.items()
     }
     with progress_bar(f"simulating {system}") as progress:
         made = api.simulate(
@@ -113,6 +122,12 @@ def simulate(
         )
     longer = "" if evaluation_steps in (None, steps) else f" ({evaluation_steps} in valid and test)"
     typer.echo(f"Wrote {trajectories} trajectories of {steps} states{longer} to {out}")
+    for name, value in asked.items():
+        if isinstance(value, Turns) and (rest := left_out(value, trajectories)):
+            typer.echo(
+                f"Note: no trajectory has {name} {', '.join(f'{one:g}' for one in rest)}: one turn of the values takes "
+                f"{sum(value.counts)} trajectories."
+            )
     if isinstance(made, api.Family):
         typer.echo(f"They are {len(made.members)} data sets: {', '.join(made.members)}")
         out = out / next(iter(made.members))

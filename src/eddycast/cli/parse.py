@@ -62,6 +62,18 @@ class Turns:
     counts: tuple[int, ...]
 
 
+def left_out(value: Turns, trajectories: int) -> list[float]:
+    """Values that no run takes, for there are fewer runs than one turn has."""
+    taken, before, rest = set(), 0, []
+    for one, count in zip(value.values, value.counts, strict=True):
+        if before < trajectories:
+            taken.add(one)
+        else:
+            rest.append(one)
+        before += count
+    return [one for one in dict.fromkeys(rest) if one not in taken]
+
+
 def turns(name: str, text: str) -> Turns:
     """`"22*8,36,64"` to the values 22, 36, 64 and the counts 8, 1, 1. Raises: InputError for another form."""
     values, counts = [], []

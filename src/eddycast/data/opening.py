@@ -45,6 +45,11 @@ def file_format(path: Path) -> Format:
             return "gridded"
         if find_files(path):
             return "well"
+        if (path / "config.json").is_file():
+            raise InputError(
+                f"{path} is a run, not data: make a file with `eddycast forecast {path} --data DATA --out FILE.nc`, or look at it with "
+                f"`eddycast report {path}`."
+            )
         folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
         if folders and all(find_files(item) for item in folders):
             raise InputError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from eddycast import distributed
 from eddycast.data import Dataset
 from eddycast.data.gridded import open_xarray
-from eddycast.data.opening import existing
+from eddycast.data.opening import existing, file_format
 from eddycast.errors import InputError
 from eddycast.evaluation.convention import PooledScores, pooled_scores
 from eddycast.evaluation.derive import Derivation, Quantity, derivation
@@ -142,7 +142,10 @@ def _opened(forecast: xr.Dataset | str | Path) -> Iterator[xr.Dataset]:
     if isinstance(forecast, xr.Dataset):
         yield forecast
         return
-    with open_xarray(existing(forecast), decode=False) as opened:
+    path = existing(forecast)
+    if file_format(path) != "gridded":
+        raise InputError(f"{path}: expected a forecast or analysis of eddycast (.nc or .zarr).")
+    with open_xarray(path, decode=False) as opened:
         check_ensemble(opened, str(forecast))
         yield opened
 

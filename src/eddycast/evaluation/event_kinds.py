@@ -6,7 +6,7 @@ happens in `times_of`; a test with known times in `test_event_study.py`; `--even
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from eddycast.metrics.jets import count_jets, jet_events
 Change = Literal["change", "nucleation", "coalescence"]
 CHANGES: tuple[Change, ...] = ("change", "nucleation", "coalescence")
 MEASURES = ("mean", "max", "min", "rms")
+ONE_START = 0.5
+"""Distance of the first states of members, in standard deviations of the field, up to which they count as restarts of one state."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,38 @@ def states_of(source: Source, runs: list[Run], count: int) -> Tensor:
     return torch.stack([run.fetch(first, first + count).float() for run in runs])
 
 
+def deviation_of(runs: Iterable[Run]) -> float:
+    """Standard deviation of all states of some runs, over space and time; 0 where there is none."""
+    total, square, mass = 0.0, 0.0, 0
+    for run in runs:
+        values = run.fetch(0, run.frames).double()
+        values = values[values.isfinite()]
+        total, square, mass = total + float(values.sum()), square + float(values.square().sum()), mass + values.numel()
+    return max(0.0, square / max(mass, 1) - (total / max(mass, 1)) ** 2) ** 0.5
+
+
+def check_start(source: Source, runs: Sequence[Run]) -> None:
+    """Whether trajectories of data are members of one case: restarted from one state, which stored first states may have left by a step.
+
+    Their root mean square distance from their mean is that of independent states when it is the standard deviation of the field; up to
+    `ONE_START` of that, three quarters of the variance are still in common.
+
+    Raises: InputError for others.
+    """
+    first = torch.stack([run.fetch(0, 1)[0].double() for run in runs])
+    apart = (first - first.mean(dim=0)).square() * len(runs) / (len(runs) - 1)
+    known = apart.isfinite()
+    distance, std = float(apart[known].mean().sqrt()) if bool(known.any()) else 0.0, deviation_of(runs)
+    if distance > ONE_START * std > 0:
+        raise InputError(
+            f"{source.name}: its trajectories start {distance / std:.2f} standard deviations apart, so they are no ensemble from one "
+            "state: restart one state with other seeds, or give an ensemble forecast."
+        )
+
+
 def with_prominence(event: JetEvent, source: Source, cases: Mapping[Any, list[Run]]) -> tuple[JetEvent, str]:
     """The prominence in units of the field, from the standard deviation of the reference ensemble."""
-    total, square, mass = 0.0, 0.0, 0
-    for runs in cases.values():
-        for run in runs:
-            values = run.fetch(0, run.frames).double()
-            values = values[values.isfinite()]
-            total, square, mass = (
-                total + float(values.sum()),
-                square + float(values.square().sum()),
-                mass + values.numel(),
-            )
-    std = max(0.0, square / max(mass, 1) - (total / max(mass, 1)) ** 2) ** 0.5
+    std = deviation_of(run for runs in cases.values() for run in runs)
     if not std > 0:
         raise InputError(f"{source.name}: {source.field!r} does not vary, so it has no jets.")
     settings = event.settings

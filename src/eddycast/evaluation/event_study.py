@@ -17,6 +17,7 @@ from eddycast.evaluation.event_kinds import (
     Event,
     JetEvent,
     check_event,
+    check_start,
     start_of,
     states_of,
     times_of,
@@ -140,7 +141,7 @@ def event_study(
 
     Args:
         forecast: Ensemble (init, member, lead_time, *space), or data whose trajectories are the members of one case (their first states
-            are lead 0 and do not count).
+            are lead 0 and do not count, see `event_kinds.check_start`).
         truth: The same of the solver, or None.
         event: What is looked for; None for a change of the number of jets.
         field: Name; None for the first one.
@@ -149,7 +150,8 @@ def event_study(
         permutations: Of the test that the times to the event have one law.
         seed: Of these and of the bootstrap over starts.
 
-    Raises: InputError for a single member, an event that the field cannot have, ensembles that do not fit, or leads that are too short.
+    Raises: InputError for a single member, trajectories that start from different states, an event that the field cannot have, ensembles
+        that do not fit, or leads that are too short.
     """
     event = JetEvent() if event is None else event
     check_event(event)
@@ -212,6 +214,8 @@ def _members(source: Source) -> dict[Key, list[Run]]:
         raise InputError(
             f"{source.name}: an event study needs an ensemble, this has one member: forecast with --members 100 or more."
         )
+    if not source.ensemble:
+        check_start(source, source.runs)
     return cases
 
 

@@ -15,6 +15,7 @@ from eddycast.errors import InputError
 from eddycast.evaluation.tally import Leads
 from eddycast.evaluation.verification import Verification, case_coordinates, numeric_leads, verification
 from eddycast.labelled import values_of
+from eddycast.simulators import reduction_hint
 
 SAME_PLACE = 1e-3
 """Largest difference of coordinates, relative to the largest of them, that single precision and other units of storage explain."""
@@ -118,7 +119,10 @@ def _fields(forecast: xr.Dataset, known: Verification, dims: tuple[str, ...]) ->
     fields = [str(name) for name, item in forecast.data_vars.items() if {"lead_time", *dims} <= set(item.dims)]
     unknown = [name for name in fields if name not in known.names]
     if unknown:
-        raise InputError(f"The truth has no field {unknown[0]!r} of the forecast; it has {', '.join(known.names)}.")
+        hint = reduction_hint(str(known.attributes.get("system", "")), fields, known.names)
+        raise InputError(
+            f"The truth has no field {unknown[0]!r} of the forecast; it has {', '.join(known.names)}.{hint}"
+        )
     shape = tuple(forecast.sizes[name] for name in dims)
     if shape != known.grid.shape:
         raise InputError(

@@ -22,7 +22,7 @@ from eddycast.errors import InputError
 from eddycast.evaluation.verification import case_coordinates, numeric_leads
 from eddycast.grid import Grid
 from eddycast.labelled import check_ensemble, values_of
-from eddycast.simulators import SYSTEMS
+from eddycast.simulators import SYSTEMS, reduction_hint
 
 WHOLE_CASE = 2**28
 """Bytes up to which all members of a case are read at once: compressed files hold them together."""
@@ -113,7 +113,11 @@ def opened_runs(
 
 
 def _of_data(data: Dataset, split: str, field: str | None) -> Source:
-    channel = _place(field, data.field_names, str(data.attributes.get("path", "The data")))
+    where = str(data.attributes.get("path", "The data"))
+    hint = "" if field is None else reduction_hint(str(data.attributes.get("system", "")), (field,), data.field_names)
+    channel = _place(field, data.field_names, where, hint)
+    if split != "all" and split not in data.splits:
+        raise InputError(f"Unknown split {split!r}; valid ones: {', '.join(data.splits)}, all.")
     names = [one for one, segments in data.splits.items() if segments] if split == "all" else [split]
     segments = [segment for one in names for segment in data.segments(one)]
     runs = tuple(
@@ -122,7 +126,6 @@ def _of_data(data: Dataset, split: str, field: str | None) -> Source:
     )
     times = torch.arange(max(map(len, segments)), dtype=torch.float64) * data.dt
     own = data.fields[channel]
-    where = str(data.attributes.get("path", "The data"))
     return Source(
         where, own.name, own.units, data.grid, times, float(data.dt), data.time_units, data.valid, runs, False, data,
         data.attributes,
@@ -204,11 +207,35 @@ def _member_reader(fetch: Callable[[int, int, int], Tensor], member: int) -> Cal
     return lambda first, stop: fetch(member, first, stop)
 
 
-def _place(field: str | None, names: Sequence[str], where: str) -> int:
+def distinct(source: Source) -> tuple[Source, str]:
+    """One run for members of a case that are all the same, as those of a deterministic forecast are; and a note, empty where none are.
+
+    They are compared at the first, the middle and the last state: those that drift apart are told by the first.
+    """
+    if not source.ensemble:
+        return source, ""
+    cases: dict[tuple[int | None, int], list[Run]] = {}
+    for run in source.runs:
+        cases.setdefault((run.trajectory, run.start), []).append(run)
+    if any(len(runs) < 2 or None in key for key, runs in cases.items()):
+        return source, ""
+    for runs in cases.values():
+        for at in (0, runs[0].frames // 2, runs[0].frames - 1):
+            state = runs[0].fetch(at, at + 1)
+            for run in runs[1:]:
+                if not torch.allclose(run.fetch(at, at + 1), state, rtol=0.0, atol=0.0, equal_nan=True):
+                    return source, ""
+    most = max(map(len, cases.values()))
+    return replace(source, runs=tuple(runs[0] for runs in cases.values())), (
+        f"{source.name}: the {most} members of a case are the same, as a deterministic forecast makes them: they count as one run."
+    )
+
+
+def _place(field: str | None, names: Sequence[str], where: str, hint: str = "") -> int:
     if field is None:
         return 0
     if field not in names:
-        raise InputError(f"{where}: there is no field {field!r}; it has {', '.join(names)}.")
+        raise InputError(f"{where}: there is no field {field!r}; it has {', '.join(names)}.{hint}")
     return list(names).index(field)
 
 

@@ -38,6 +38,7 @@ from eddycast.evaluation.runs import (
     Group,
     Run,
     Source,
+    distinct,
     lyapunov_time_of,
     opened_runs,
     parameter_groups,
@@ -139,7 +140,7 @@ def statistics(
         split: Part of data that is read: train, valid, test or all.
         field: Name; None for the first one.
         axis: Along which derivatives and correlation are taken; None for the first one.
-        by: Parameters whose values tell groups apart; None for all that vary.
+        by: Parameters (or one) whose values tell groups apart; None for all that vary.
         skip: States left out at the start of every run, of forecast and truth: the memory of the start, or the spin-up.
         lags: Lags of the correlation in steps; None for half the shortest run, 256 at most.
         jets: Settings, where jets are wanted.
@@ -155,17 +156,21 @@ def statistics(
         )
     if jets is not None:
         check_jet_settings(jets)
+    by = (by,) if isinstance(by, str) else by
     with ExitStack() as stack:
         own = stack.enter_context(opened_runs(source, split=split, field=field, name="The forecast"))
         known = None
         if truth is not None:
             known = stack.enter_context(opened_runs(truth, split=split, field=own.field, name="The truth"))
             check_alike(own, known)
+        own, same = distinct(own)
+        known, other = (None, "") if known is None else distinct(known)
         data = own.data if known is None else known.data or own.data
         number = _axis(own.grid, axis)
         if jets is not None:
             check_jets(own)
         names, groups, notes = parameter_groups(own, data, by)
+        notes = [*notes, *(note for note in (same, other) if note)]
         rows: dict[Group, list[Run]] = {} if known is None else {(): list(known.runs)}
         if known is not None and names:
             _, rows, _ = parameter_groups(known, data, names)
@@ -190,6 +195,12 @@ def statistics(
             notes += more
         if known is not None and any(group.average is not None and group.average.bound is None for group in told):
             notes.append("The truth is too short to be split: what chance makes of a distance is unknown.")
+        if jets is not None and any(
+            one is not None and not one.exposure > 0 for group in told for one in (group.jets, group.truth_jets)
+        ):
+            notes.append(
+                f"Rates of jets are unknown (nan): a change must last {jets.hold} states (--hold), and no run is longer than that."
+            )
         settings = {
             "split": split,
             "skip": skip,

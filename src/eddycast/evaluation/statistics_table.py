@@ -78,6 +78,8 @@ def _last(reach: Reach, which: str) -> float:
 
 
 def _with_error(value: float, error: float, last: float, unit: str) -> str:
+    if math.isinf(value) and last == 0:  # one lag is no course of time
+        return "unknown"
     if math.isinf(value):
         return f"more than {last:.4g}{unit}"
     spread = f" +- {number(error)}" if math.isfinite(error) else ""

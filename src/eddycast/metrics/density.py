@@ -84,7 +84,7 @@ class Histogram:
     def outside(self) -> float:
         """Probability that a quantity lies beyond its edges."""
         inside = self.probability[(slice(1, -1),) * self.mass.ndim]
-        return float(1 - inside.sum())
+        return max(float(1 - inside.sum()), 0.0)  # no -0 from rounding; NaN, which must come first, while empty
 
     @property
     def density(self) -> Tensor:

@@ -24,6 +24,17 @@ def is_finished(place: Path) -> bool:
     return RunDirectory(place).config.is_file() and bool(_provenance(place)["trained"])
 
 
+def joined_ranges(ranges: dict[str, list[float]], start: Path | None) -> dict[str, list[float]]:
+    """Ranges of the parameters that the weights have seen: those of the data, and of the run that they come from."""
+    if start is None:
+        return ranges
+    before = read_config(RunDirectory(start), str(start))[0]["data"].get("parameter_ranges") or {}
+    return {
+        name: [min(low, before.get(name, [low, high])[0]), max(high, before.get(name, [low, high])[1])]
+        for name, (low, high) in ranges.items()
+    }
+
+
 def trained_stages(chosen: Sequence[Stage], start: Path | None) -> list[str]:
     """Names of the stages that the weights have been through once the chosen ones are trained, in order."""
     before = [] if start is None else list(_provenance(start).get("stages", ()))

@@ -69,8 +69,10 @@ def parameter_ranges(datasets: Sequence[Dataset]) -> dict[str, list[float]]:
 def logarithms(wanted: Sequence[str], names: Sequence[str], values: Tensor) -> tuple[bool, ...]:
     """Which parameters are told as logarithms; values (trajectory, P). Raises: InputError for those that cannot be."""
     for name in wanted:
+        if not names:
+            raise InputError(f"log_parameters: the data have no parameters, {name!r} neither: set log_parameters=[].")
         if name not in names:
-            raise InputError(f"log_parameters: the data have no parameter {name!r}, but {', '.join(names) or 'none'}.")
+            raise InputError(f"log_parameters: the data have no parameter {name!r}, but {', '.join(names)}.")
         if not bool((values[:, list(names).index(name)] > 0).all()):
             raise InputError(f"log_parameters: {name} is not positive in all trajectories: leave it out.")
     return tuple(name in wanted for name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -265,6 +265,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
                 target[part] = asdict(SimulationSettings())
             if target.get(part) is None and part == "autoencoder":
                 target[part] = asdict(AutoencoderStage())
+            if target.get(part) is None and part == "adaptation":  # no object without parameters to begin with
+                target[part] = {one.name: one.default for one in fields(Adaptation)} | {"pretrain": {}}
             if not isinstance(target.get(part), dict):
                 known = ", ".join(target)
                 raise InputError(f"--set {path}: there is no {'.'.join(parents[: depth + 1])!r}; known there: {known}.")

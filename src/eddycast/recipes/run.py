@@ -27,6 +27,7 @@ from eddycast.grid import Grid
 from eddycast.recipes.boundary import boundary_hook
 from eddycast.recipes.recipe import Recipe, recipe_from_dict
 from eddycast.recipes.stored import read_config, read_guard, read_space, read_states
+from eddycast.simulators import reduction_hint
 from eddycast.training import RunDirectory, read_tensors
 
 MOST_PARAMETERS = 10**10
@@ -205,7 +206,8 @@ def load_weights(model: nn.Module, files: RunDirectory) -> None:
         told = str(error).splitlines()[-1].strip().rstrip(".")
         told = told if len(told) <= 160 else told[:157] + "..."  # a large model lacks many
         raise InputError(
-            f"The weights in {files.path} are of another model: {told}; restore them or train again."
+            f"The weights in {files.path} are of another model: another network or another number of parameters ({told}). To start from "
+            "them, take the same emulator.network settings; otherwise restore them or train again."
         ) from error
 
 
@@ -232,10 +234,9 @@ def check_compatible(summary: dict[str, Any], dataset: Dataset, name: str, *, an
     """Raises: InputError, in one line, for data whose fields, dimension, boundaries, time step or parameters differ."""
     fields = [Field(**field).name for field in summary["fields"]]
     if list(dataset.field_names) != fields:
-        raise InputError(
-            f"{name} was trained on the fields {', '.join(fields)}; the data have {', '.join(dataset.field_names)}: "
-            "give data of the same fields, or train on these."
-        )
+        told = f"{name} was trained on the fields {', '.join(fields)}; the data have {', '.join(dataset.field_names)}"
+        hint = reduction_hint(str(dataset.attributes.get("system", "")), fields, dataset.field_names)
+        raise InputError(f"{told}.{hint}" if hint else f"{told}: give data of the same fields, or train on these.")
     grid = Grid.from_dict(summary["grid"])
     if len(grid.axes) != len(dataset.grid.axes):
         raise InputError(

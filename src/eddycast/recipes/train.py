@@ -43,6 +43,7 @@ from eddycast.recipes.continuing import (
     check_resumed,
     constants_of,
     is_finished,
+    joined_ranges,
     require_new_stage,
     require_same_autoencoder,
     trained_stages,
@@ -338,6 +339,7 @@ def _train(
     if isinstance(model, Autoencoding):
         validate, score_name = reconstruction_error(model, space, dataset, recipe.evaluation), "validation_vrmse"
     summary = data_summary(dataset, material.datasets)
+    summary["parameter_ranges"] = joined_ranges(summary["parameter_ranges"], start)
     provenance = describe_hardware(device) | {"processes": distributed.size(), "trained": False}
     provenance["stages"] = trained_stages(stages, start)
     if lacking := untrained_stages(whole, stages, start):

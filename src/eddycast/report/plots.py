@@ -113,7 +113,8 @@ def _states(source: xr.Dataset | Dataset | str | Path, init: int, *, moving: boo
             try:
                 data = open_dataset(source)
             except InputError as error:
-                raise refused from error
+                folder = Path(source).is_dir() and Path(source).suffix != ".zarr"  # a run, or a family of data sets
+                raise (error if folder else refused) from error
     else:
         data = source
     if not 0 <= init < data.num_trajectories:

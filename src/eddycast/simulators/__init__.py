@@ -8,6 +8,7 @@ To add one: a file with a `System` (see `protocols.py`; `kuramoto_sivashinsky.py
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from eddycast.errors import InputError
 from eddycast.simulators.advection_diffusion import AdvectionDiffusion
@@ -76,6 +77,19 @@ def get_system(name: str) -> System:
     raise InputError(f"There is no system {name!r}: {hint}")
 
 
+def reduction_hint(system: str, wanted: Sequence[str], given: Sequence[str]) -> str:
+    """What to do with whole states of a system where a reduction of them is wanted, as fields by name; empty where that is not it."""
+    if system not in SYSTEMS or tuple(given) != tuple(field.name for field in SYSTEMS[system].info.fields):
+        return ""
+    for name, stored in SYSTEMS[system].info.reductions.items():
+        if tuple(wanted) == tuple(field.name for field in stored.fields):
+            verb = f"ec.{name.replace('-', '_')}"
+            return (
+                f" These are whole states of {system}: simulate them with --store {name}, or reduce them with {verb}."
+            )
+    return ""
+
+
 __all__ = [
     "SYSTEMS",
     "AdvectionDiffusion",
@@ -113,6 +127,7 @@ __all__ = [
     "inner_steps",
     "integrate",
     "reduction",
+    "reduction_hint",
     "simulate",
     "uniform_times",
     "with_initial",

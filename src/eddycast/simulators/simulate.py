@@ -107,8 +107,14 @@ def draw_parameters(system: System, values: Mapping[str, ParameterValue], noise:
     columns = []
     for column, parameter in enumerate(info.parameters):
         value = values.get(parameter.name, (parameter.low, parameter.high) if parameter.label else parameter.default)
+        if isinstance(value, tuple | list) and len(value) != 2:
+            raise InputError(
+                f"{parameter.name} is a number, a range (low, high), or values that runs take in turn, ec.Values((22.0, 36.0)); got "
+                f"{len(value)} numbers."
+            )
         if isinstance(value, Values):
-            low, high = min(value.values), max(value.values)
+            outside = [one for one in value.values if not parameter.low <= one <= parameter.high]
+            low, high = (outside[0],) * 2 if outside else (min(value.values), max(value.values))
         else:
             low, high = value if isinstance(value, tuple | list) else (value, value)
         if not parameter.low <= low <= high <= parameter.high:
