@@ -42,7 +42,7 @@ from eddycast.recipes import (
     read_boundary,
     sample_states,
 )
-from eddycast.simulators import SYSTEMS, get_system
+from eddycast.simulators import get_system
 
 BASELINES = {
     "persistence": "the last state, for ever",
