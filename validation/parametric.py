@@ -165,7 +165,7 @@ def pe_cost(data: api.Dataset | api.Family, several: Forecasters, seed: int) -> 
 
 def pe_skill(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
     """CRPS and spread-skill of zonal-mean ensembles by lead at each beta, beside persistence and the climatology of all values."""
-    members, steps, every = 24, 20, 12
+    members, steps, every = 16, 20, 40
     rows: dict[str, dict[str, Any]] = {}
     for value, dataset in groups_of(data).items():
         segments = dataset.segments("test")
