@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eddycast import api, metrics
-from eddycast.data import by_parameters
 from eddycast.metrics.tracking import normalised_error, survival_quantiles, valid_time
 from eddycast.simulators import get_system
 
@@ -33,15 +33,17 @@ COST_VALUES = ("56", "160")
 
 
 def groups_of(data: api.Dataset | api.Family) -> dict[str, api.Dataset]:
-    """Data sets of one parameter value each, by that value as text."""
-    parts = data.datasets if isinstance(data, api.Family) else by_parameters(data)
-    found = {}
-    for part in parts:
-        values = part.parameters(part.segments("test")[0].trajectory).tolist()
-        varied = [name for name in ("domain_length", "viscosity", "beta") if name in part.parameter_names]
-        name = varied[0] if isinstance(data, api.Family) else varied[-1]
-        found[f"{values[part.parameter_names.index(name)]:g}"] = part
-    return found
+    """The test split by the value of the parameter that varies, as text, ascending."""
+    found: dict[float, api.Dataset] = {}
+    for dataset in data.datasets if isinstance(data, api.Family) else (data,):
+        names = ["domain_length"] if isinstance(data, api.Family) else ["viscosity", "beta"]
+        column = next(dataset.parameter_names.index(name) for name in names if name in dataset.parameter_names)
+        test = dataset.segments("test")
+        values = [round(dataset.parameters(part.trajectory)[column].item(), 6) for part in test]
+        for value in set(values):
+            own = tuple(part for part, one in zip(test, values, strict=True) if one == value)
+            found[value] = replace(dataset, splits={**dataset.splits, "test": own})
+    return {f"{value:g}": found[value] for value in sorted(found)}
 
 
 def truth_of(dataset: api.Dataset) -> Tensor:

@@ -140,7 +140,7 @@ def skill(job: str) -> Callable[[], str]:
 def climate() -> str:
     """Distances and rates of events of long runs at unseen beta."""
     rows = []
-    for record in found("zonal-climate"):
+    for record in found("zonal-climate") + found("zonal-losses-climate"):
         for name, groups in record["result"]["climate"].items():
             for value, group in groups.items():
                 rows.append(
