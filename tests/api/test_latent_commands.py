@@ -191,7 +191,7 @@ def test_minutes_are_shared_only_where_both_are_trained(how, autoencoder, emulat
         seen["recipe"] = recipe
 
     monkeypatch.setattr(runs, "train_recipe", trained)
-    monkeypatch.setattr(runs, "opened", lambda data: data)
+    monkeypatch.setattr(runs, "opened_to_train", lambda data: data)
     monkeypatch.setattr(runs, "load", lambda *args, **options: SimpleNamespace(path="place"))
     runs.train("euler/universal-latent-smoke", data="data", out="run", minutes=8.0, **how)
     assert seen["recipe"].training.minutes == emulator

@@ -91,7 +91,7 @@ def test_the_script_trains_what_the_command_said(room, capsys, monkeypatch):
 
 
 class _Run:
-    path, forecasts = Path("run"), True
+    path, forecasts, untrained = Path("run"), True, ()
 
 
 def test_a_job_that_is_told_to_stop_ends_and_queues_again(room, capsys):

@@ -45,7 +45,7 @@ class KuramotoSivashinskyViscous:
         equation="u_t + (u^2/2)_x + u_xx + viscosity u_xxxx = 0",
         parameters=(
             *KuramotoSivashinsky.info.parameters,
-            ParameterInfo("viscosity", 1.0, 0.05, 20.0, "1", "coefficient of the fourth derivative"),
+            ParameterInfo("viscosity", 1.0, 0.2, 10.0, "1", "coefficient of the fourth derivative"),
         ),
         shape=(96,),
         dt=0.5,
