@@ -130,7 +130,7 @@ def pe_statistics(data: api.Dataset | api.Family, several: Forecasters, seed: in
             lost = ~(states.abs() < 6 * scale).flatten(1).all(dim=1)
             group["blown_up"] = int(lost.sum())
             group["runs"] = len(states)
-            rows.setdefault(name, {})[value] = group
+            rows.setdefault(name, {})[value] = slim(group)
     return {"statistics": rows}
 
 
@@ -206,6 +206,21 @@ def ensemble_scores(states: Tensor, truth: Tensor, std: Tensor) -> dict[str, Any
     return found
 
 
+def slim(group: dict[str, Any]) -> dict[str, Any]:
+    """Statistics without what no table or picture shows: only the first density, no correlation by offset and lag; four digits."""
+    kept = {key: value for key, value in group.items() if key not in ("reach", "truth_reach")}
+    return shortened(kept | {"densities": group["densities"][:1]})
+
+
+def shortened(value: Any) -> Any:
+    """Numbers to four significant digits, at any depth."""
+    if isinstance(value, dict):
+        return {key: shortened(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shortened(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def pe_climate(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, Any]:
     """Long free runs at each beta: laws of U and its derivatives, spectrum, correlation, jets and their events, beside the solver's own.
 
@@ -218,7 +233,7 @@ def pe_climate(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, 
             steps = len(dataset.segments("test")[0]) - context
             made = forecaster.forecast(dataset.initial("test"), steps=steps, members=1, seed=seed)
             (group,) = api.statistics(made, truth=dataset, skip=10, jets=True).to_dict()["groups"]
-            rows.setdefault(name, {})[value] = group
+            rows.setdefault(name, {})[value] = slim(group)
     return {"climate": rows}
 
 

@@ -1,4 +1,4 @@
-"""Tables of the page on parametric emulation, from results/pe-*.json; used by `tables.py`. Run alone, it draws the page's pictures:
+"""Tables of the page on parametric emulation, from results/pe-*.json; used by `tables.py`. Run alone, it draws the page's picture:
 
 python validation/parametric_tables.py
 """
@@ -246,7 +246,7 @@ TABLES = {
 
 
 def draw() -> None:
-    """Errors over time at unseen lengths, and laws of the zonal flow at unseen beta."""
+    """Laws and spectra of the zonal flow at unseen beta."""
     import matplotlib.pyplot as plt
 
     for record in found("zonal-climate")[:1]:
@@ -270,23 +270,6 @@ def draw() -> None:
         panels[1, 0].set_ylabel("power of U")
         panels[0, 0].legend(fontsize=8, frameon=False)
         drawn.savefig(PICTURES / "pe-zonal.png", dpi=100)
-    for record in found("zonal-events"):
-        study = record["result"]["events"]
-        cases = study["told beta"]["cases"]
-        drawn, panels = plt.subplots(1, len(cases), figsize=(4 * len(cases), 3.2), layout="constrained", squeeze=False)
-        for panel, case in zip(panels[0], cases, strict=True):
-            leads = study["told beta"]["leads"]
-            for side, colour, label in (
-                ("truth", "#000000", f"solver, {study['solver_members']} members"),
-                ("forecast", "#b5482a", f"emulator, {study['members']} members"),
-            ):
-                panel.plot(leads, case[side]["probability"], color=colour, lw=1.3, label=label)
-                panel.fill_between(leads, case[side]["low"], case[side]["high"], color=colour, alpha=0.2)
-            panel.set_xlabel("lead time")
-            panel.set_ylim(0, 1)
-        panels[0, 0].set_ylabel("probability that the number of jets has changed")
-        panels[0, 0].legend(fontsize=8, frameon=False)
-        drawn.savefig(PICTURES / "pe-events.png", dpi=100)
 
 
 if __name__ == "__main__":
