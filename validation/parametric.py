@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from eddycast import api, metrics
+from eddycast.emulators import Regression
 from eddycast.metrics.tracking import normalised_error, survival_quantiles, valid_time
 from eddycast.simulators import get_system
 
@@ -178,7 +179,7 @@ def pe_skill(data: api.Dataset, several: Forecasters, seed: int) -> dict[str, An
         for name, forecaster in several.items():
             emulator = forecaster.emulator(dataset, {})
             context = torch.stack([dataset.read(one, at + 1 - emulator.context, at + 1) for one, at in starts])
-            count = 1 if "mean" in name else members
+            count = 1 if isinstance(emulator.model, Regression) else members
             states = emulator.forecast(context, conditions, torch.arange(1, steps + 1), members=count, seed=seed)
             rows.setdefault(name, {})[value] = ensemble_scores(states[:, :, :, 0], truth, std)
         still = torch.stack([dataset.read(one, at, at + 1)[:, 0] for one, at in starts]).expand(1, *truth.shape)

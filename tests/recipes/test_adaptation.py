@@ -303,3 +303,16 @@ def test_stages_go_on_in_place_but_no_finished_one_is_trained_again(family, tmp_
         with pytest.raises(InputError, match=f"holds a run whose stage {stage} is trained: .* pass --init"):
             ec.train(recipe(), data=family, out=out, stage=stage, observer=SilentObserver())
     assert RunDirectory(out).component("model").read_bytes() == before
+
+
+def test_a_resumed_stage_is_named_once(family, tmp_path):
+    class Stop(SilentObserver):
+        def step(self, done, loss):
+            if done == 3:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        ec.train(recipe(), data=family, out=out, stage="regression", observer=Stop())
+    ec.train(recipe(), data=family, out=out, stage="regression", resume=True, observer=SilentObserver())
+    assert json.loads((out / "config.json").read_text())["provenance"]["stages"] == ["regression"]

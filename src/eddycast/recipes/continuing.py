@@ -38,7 +38,8 @@ def joined_ranges(ranges: dict[str, list[float]], start: Path | None) -> dict[st
 def trained_stages(chosen: Sequence[Stage], start: Path | None) -> list[str]:
     """Names of the stages that the weights have been through once the chosen ones are trained, in order."""
     before = [] if start is None else list(_provenance(start).get("stages", ()))
-    return [*before, *(stage.name for stage in chosen)]
+    # a run that is resumed in its own directory has named them already
+    return [*before, *(stage.name for stage in chosen if stage.name not in before)]
 
 
 def require_new_stage(directory: Path, stage: str) -> None:
