@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 import xarray as xr
-from torch import Tensor
 
 from eddycast import __version__
 from eddycast.api.settings import configured
@@ -176,24 +174,9 @@ class Forecaster:
         )
         if parameters:
             made.attrs["eddycast_parameters"] = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
-        if beyond := self.extrapolated(dataset, conditions.parameters):
+        if self.run is not None and (beyond := self.run.extrapolated(dataset.parameter_names, conditions.parameters)):
             made.attrs["eddycast_extrapolated"] = beyond
         return made
-
-    def extrapolated(self, dataset: Dataset, parameters: Tensor) -> str:
-        """In words, parameters (case, P) that lie beyond those of the training data; empty where none does, or nothing is known of them."""
-        ranges = {} if self.run is None else self.run.data.get("parameter_ranges") or {}
-        told = []
-        for name, values in zip(dataset.parameter_names, parameters.double().unbind(-1), strict=True):
-            low, high = ranges.get(name, (-math.inf, math.inf))
-            slack = 1e-5 * max(abs(low), abs(high)) if math.isfinite(low) else 0.0
-            outside = values[(values < low - slack) | (values > high + slack)].unique()
-            if len(outside) and (self.run is None or self.run.recipe.tell_parameters):
-                trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-                told.append(
-                    f"{name} {', '.join(f'{value:g}' for value in outside[:3].tolist())} (trained on {trained})"
-                )
-        return "; ".join(told)
 
     def forecast_from(
         self,

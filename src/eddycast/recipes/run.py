@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ class Run:
             parameter_names=self.data["parameter_names"],
             static_names=self.data.get("static_names") or (),
         )
+
+    def extrapolated(self, names: Sequence[str], parameters: Tensor) -> str:
+        """In words, parameters (case, P) beyond those of the training data; empty where none is, or the networks are told none."""
+        ranges = self.data.get("parameter_ranges") or {}
+        told = []
+        for name, values in zip(names, parameters.double().unbind(-1), strict=True):
+            if name not in ranges or not self.recipe.tell_parameters:
+                continue
+            low, high = ranges[name]
+            slack = 1e-5 * max(abs(low), abs(high))
+            outside = values[(values < low - slack) | (values > high + slack)].unique()
+            if len(outside):
+                trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+                told.append(
+                    f"{name} {', '.join(f'{value:g}' for value in outside[:3].tolist())} (trained on {trained})"
+                )
+        return "; ".join(told)
 
     def fingerprint(self) -> str:
         """First digits of the SHA-256 of the weights: tells runs apart whatever they are called."""
