@@ -25,7 +25,7 @@ from eddycast.assimilation.protocols import ForecastModel, Mode
 from eddycast.conditions import Conditions
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
-from eddycast.observations import Observations
+from eddycast.observations import Measurement, Observations
 
 ADDRESSES = 2**32
 """Numbers of windows wrap around here: frame -1 of a continued cycle has an address of its own."""
@@ -185,7 +185,7 @@ def _sweep(
     members = start.shape[0]
     noise = MemberNoise.grid(seed, observations.trajectories, members)
     rotation_noise = MemberNoise(seed, observations.trajectories, observations.frames)
-    seen = observations.mask.flatten(2).any(dim=2).any(dim=0)
+    seen = observations.observed_frames()
     states = start
     now = first - 1 if continued else max(first - 1, 0)
     for k in range(first, last):
@@ -202,8 +202,8 @@ def _sweep(
             )], dim=2)  # fmt: skip
             now = k
         _require_finite(states[:, :, -1], k, observations)
-        if seen[k]:
-            weights, transform = _analyse(states[:, :, -1:], observations, k, options.passes)
+        if (measurement := observations.seen(k, k + 1)) is not None:
+            weights, transform = _analyse(states[:, :, -1:], measurement, options.passes)
             if options.rotate:
                 key = (k, sweep, "ensemble rotation")
                 transform = mean_preserving_rotation(members, rotation_noise, key=key).to(transform) @ transform
@@ -211,16 +211,10 @@ def _sweep(
     return states
 
 
-def _analyse(ensemble: Tensor, observations: Observations, frame: int, passes: int) -> tuple[Tensor, Tensor]:
-    """w and T for the observations of one frame, from an ensemble (member, case, 1, channel, *space)."""
-    std = math.sqrt(passes) * observations.noise_field.to(ensemble)
-    seen = observations.operator(frame, frame + 1)(ensemble) / std
-    observed = observations.filled[:, frame : frame + 1].to(ensemble) / std
-    seen, observed = seen.flatten(2).movedim(0, 1).double(), observed.flatten(1).double()  # (case, member, entry)
-    mask = observations.mask[:, frame].flatten(1)
-    entries = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
-    entries = entries.to(seen.device)  # the observed ones of each case; what fills up shorter lists is 0 on both sides
-    seen, observed = seen.gather(2, entries[:, None].expand(-1, seen.shape[1], -1)), observed.gather(1, entries)
+def _analyse(ensemble: Tensor, measurement: Measurement, passes: int) -> tuple[Tensor, Tensor]:
+    """w and T for a measurement, from an ensemble (member, case, time, channel, *space) of its frames."""
+    seen, observed = measurement.whitened(ensemble.double())
+    seen, observed = seen.movedim(0, 1) / math.sqrt(passes), observed / math.sqrt(passes)  # (case, member, entry)
     mean = seen.mean(dim=1)
     return etkf_weights(seen - mean[:, None], observed - mean)
 

@@ -267,18 +267,13 @@ class _Task:
         """Of the observations in frames [at + known, at + frames); those outside the series are missing."""
         if self.options.observed == "none":
             return None
-        o = self.observations
-        inside = slice(max(at + known, 0), min(at + frames, o.num_times))
-        values = o.values.new_full((len(self.case), frames, *o.values.shape[2:]), torch.nan)
-        if inside.start < inside.stop:
-            values[:, inside.start - at : inside.stop - at] = o.values[self.case, inside]
-        mask = ~values.isnan()
-        if not mask.any():
+        measurement = self.observations.seen(at, at + frames, since=at + known)
+        if measurement is None:
             return None
-        operator = replace(o.operator(), mask=mask)
+        measurement = measurement.select(self.case)
         leads = torch.arange(at, at + frames, dtype=torch.float64)
-        decode, conditions = self.emulator.space.decode, self.conditions
-        return GaussianLikelihood(lambda x: operator(decode(x, conditions, leads)), values, o.noise_field)
+        decode, conditions, operator = self.emulator.space.decode, self.conditions, measurement.operator
+        return GaussianLikelihood(lambda x: operator(decode(x, conditions, leads)), measurement.values, measurement.std)
 
     def _blank(self, frames: int) -> Tensor:
         o = self.observations

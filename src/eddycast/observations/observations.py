@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,6 +14,7 @@ from eddycast.conditions import Conditions
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.noise import MemberNoise
+from eddycast.observations.measurement import CellEntries, EveryPoint, Measurement, packed
 from eddycast.observations.netcdf import read_netcdf, write_netcdf
 from eddycast.observations.operators import CoarsenOperator, MaskOperator, block_sum
 from eddycast.observations.table import read_csv, write_csv
@@ -167,6 +169,40 @@ class Observations:
         if self.kind != "coarsen":
             return MaskOperator(mask)
         return CoarsenOperator(self.factor, cell_weights(self.grid, self.valid), mask)
+
+    def observed_frames(self) -> Tensor:
+        """True at frames of which something is observed in some case, (time,)."""
+        return self.mask.flatten(2).any(dim=2).any(dim=0)
+
+    def seen(self, start: int, stop: int, *, since: int | None = None) -> Measurement | None:
+        """The observed values of frames [start, stop), from `since` on, as a list of entries for each case; None if there are none."""
+        first = start if since is None else max(start, since)
+        values = self.values[:, max(first, 0) : max(stop, 0)]
+        skipped = max(first, 0) - start
+        if values.shape[1] == 0 or bool(values.isnan().all()):
+            return None
+        inner = values.shape[2:]
+        index, mask = packed(~values.isnan().flatten(1))
+        at = torch.unravel_index(index, values.shape[1:])
+        nan = torch.full((), torch.nan, dtype=values.dtype)
+        centres = [
+            torch.tensor(axis.coordinates, dtype=torch.float64).reshape(-1, cells).mean(dim=1)[place]
+            for axis, cells, place in zip(self.grid.axes, self.factor, at[2:], strict=True)
+        ]
+        coarse = self.kind == "coarsen"
+        return Measurement(
+            operator=CellEntries(
+                CoarsenOperator(self.factor, cell_weights(self.grid, self.valid))
+                if coarse
+                else EveryPoint(len(self.grid.axes)),
+                index + skipped * math.prod(inner),
+                mask,
+            ),
+            values=torch.where(mask, values.flatten(1).gather(1, index), nan),
+            std=torch.where(mask, self.noise_std[at[1]], torch.ones_like(self.noise_std[:1])),
+            positions=torch.stack(centres, dim=-1),
+            frames=torch.where(mask, at[0] + max(first, 0), -1),
+        )
 
     def conditions(self, static: Tensor | None = None) -> Conditions:
         """Conditions of the cases with the origin at the first frame.

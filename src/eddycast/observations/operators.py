@@ -56,6 +56,10 @@ class CoarsenOperator:
     weights: Tensor | None = None
     mask: Tensor | None = None
 
+    @property
+    def cell_axes(self) -> int:
+        return len(self.factor)
+
     def __call__(self, state: Tensor) -> Tensor:
         if self.weights is None:
             coarse = block_sum(state, self.factor) / torch.tensor(self.factor).prod().item()
