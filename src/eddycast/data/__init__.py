@@ -19,6 +19,7 @@ inspection     what is in a data set, as text
 """
 
 from eddycast.data.arrays import from_arrays
+from eddycast.data.balance import Rarity
 from eddycast.data.clock import CalendarClock, Clock, PlainClock
 from eddycast.data.dataset import Dataset, Field, Initial, Segment
 from eddycast.data.family import (
@@ -55,6 +56,7 @@ __all__ = [
     "Normalisation",
     "Piece",
     "PlainClock",
+    "Rarity",
     "Segment",
     "StaticFields",
     "WindowBatches",

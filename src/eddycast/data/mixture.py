@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions, joined
+from eddycast.data.balance import Rarity
 from eddycast.data.dataset import Dataset
 from eddycast.data.windows import WindowBatches
 
@@ -103,6 +104,7 @@ class MixedBatches:
         batch_size: int,
         seed: int,
         workers: int = 0,
+        rarity: Rarity | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -114,7 +116,7 @@ class MixedBatches:
         self.parts = [
             WindowBatches(
                 dataset, split, frames, batch_size=size, seed=seed + 104_729 * number, workers=workers,
-                rank=0 if self.mixed else rank, ranks=1 if self.mixed else ranks,
+                rarity=rarity, rank=0 if self.mixed else rank, ranks=1 if self.mixed else ranks,
             )
             for number, (dataset, size) in enumerate(zip(mixture.datasets, sizes, strict=True))
         ]  # fmt: skip
@@ -174,11 +176,12 @@ def training_batches(
     batch_size: int,
     seed: int,
     workers: int = 0,
+    rarity: Rarity | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> Batches:
-    """Batches of the training split of one data set, or of several."""
+    """Batches of the training split of one data set, or of several; rare is what is rare within its own data set."""
     shared = {"batch_size": batch_size, "seed": seed, "workers": workers, "rank": rank, "ranks": ranks}
     if isinstance(data, Mixture):
-        return MixedBatches(data, "train", frames, **shared)
-    return WindowBatches(data, "train", frames, **shared)
+        return MixedBatches(data, "train", frames, rarity=rarity, **shared)
+    return WindowBatches(data, "train", frames, rarity=rarity, **shared)

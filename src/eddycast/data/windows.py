@@ -5,6 +5,7 @@ There is no state to save: an exact resume needs the number of the step only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,17 +17,20 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from eddycast.conditions import Conditions
+from eddycast.data.balance import Rarity
 from eddycast.data.dataset import Dataset
 
 MEMORY_LIMIT = 2**30
+STATES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class WindowBatches:
     """Shuffled windows of one split.
 
-    Batch b takes the windows b B ... (b + 1) B - 1 of an endless stream; each pass over the data (epoch) is a
-    permutation addressed by (seed, epoch), so no window repeats before all have come. A batch may straddle two epochs.
+    Batch b takes the windows b B ... (b + 1) B - 1 of an endless stream; each pass over the data (epoch) is a permutation
+    addressed by (seed, epoch), so no window repeats before all have come, but for rare ones (`rarity`). A batch may
+    straddle two epochs.
 
     Args:
         dataset: Opened data.
@@ -37,6 +41,7 @@ class WindowBatches:
         seed: Non-negative.
         workers: Processes that read ahead in `iterate`, where the split is not held in memory.
         memory_limit: Splits of up to this many bytes are read once and held in memory.
+        rarity: How often windows come in a pass; None: each once. The first states of all windows are then read at the start.
         rank, ranks: Of each batch, the `rank`-th of `ranks` parts only, which differ by one window at most; together they are
             the batch.
 
@@ -51,6 +56,7 @@ class WindowBatches:
     seed: int = 0
     workers: int = 0
     memory_limit: int = MEMORY_LIMIT
+    rarity: Rarity | None = None
     rank: int = 0
     ranks: int = 1
     windows: np.ndarray = field(init=False)
@@ -94,7 +100,7 @@ class WindowBatches:
 
     def _chosen(self, position: np.ndarray) -> np.ndarray:
         """Numbers of the windows at places of the endless stream, (place,)."""
-        epochs, places = np.divmod(position, self.num_windows)
+        epochs, places = np.divmod(position, len(self._pass))
         chosen = np.empty(len(position), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -107,8 +113,20 @@ class WindowBatches:
             for old in sorted(cached)[:-1]:
                 del cached[old]
             bits = np.random.Philox(counter=[0, 0, 0, 0], key=[self.seed, epoch])
-            cached[epoch] = np.random.Generator(bits).permutation(self.num_windows)
+            cached[epoch] = self._pass[np.random.Generator(bits).permutation(len(self._pass))]
         return cached[epoch]
+
+    @cached_property
+    def _pass(self) -> np.ndarray:
+        """Numbers of the windows of one pass over the data, in order, (place,)."""
+        every = np.arange(self.num_windows)
+        if self.rarity is None:
+            return every
+        values = [
+            self.rarity.statistic(torch.cat([self.dataset.read(one, start, start + 1) for one, start in part.tolist()]))
+            for part in np.array_split(self.windows, math.ceil(len(self.windows) / STATES_AT_ONCE))
+        ]
+        return np.repeat(every, self.rarity.repeats(torch.cat(values).double().numpy()))
 
     @cached_property
     def _last_permutation(self) -> dict[int, np.ndarray]:

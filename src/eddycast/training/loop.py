@@ -24,6 +24,7 @@ from eddycast.training.files import RunDirectory
 from eddycast.training.interrupt import PostponedInterrupt
 from eddycast.training.log import append_log, read_log, trim_log
 from eddycast.training.progress import SilentObserver, TrainingObserver
+from eddycast.training.rare import rarity
 from eddycast.training.runner import StageRunner, freeze, learning_rate_factor, stage_optimisers
 from eddycast.training.settings import TrainingSettings
 
@@ -145,10 +146,10 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         """Settings that a resumed run must share; the others only change when things are looked at."""
-        stages = [stage.name for stage in self.stages]
-        return {key: value for key, value in asdict(self.settings).items() if key not in FREE_SETTINGS} | {
-            "stages": stages
-        }
+        told = {key: value for key, value in asdict(self.settings).items() if key not in FREE_SETTINGS}
+        if told["balance"] == "none":  # checkpoints from before there was a choice do not name it
+            del told["balance"]
+        return told | {"stages": [stage.name for stage in self.stages]}
 
     def _start(self, resume: bool) -> tuple[Position, dict[str, Tensor], int | None]:
         path = self.directory.checkpoint
@@ -174,6 +175,7 @@ class Training:
             batch_size=settings.batch_size,
             seed=seed,
             workers=settings.workers,
+            rarity=rarity(settings.balance),
             rank=distributed.rank(),
             ranks=distributed.size(),
         )

@@ -28,6 +28,8 @@ class TrainingSettings:
         average: Decay of the exponential moving average of the weights, which is what is kept; None keeps the last weights.
         validations: Times that a stage is validated, the end included.
         checkpoint_seconds: Least time between checkpoints.
+        balance: What windows that begin in a rare state are chosen by, so that they come more often (`rare.STATISTICS`): `energy`, `peak`
+            or `jets`; `none` shows all windows alike.
         workers: Processes that read data which do not fit in memory.
         seed: Of the initial weights, the order of the data and the training noise.
     """
@@ -46,6 +48,7 @@ class TrainingSettings:
     average: float | None = 0.99
     validations: int = 6
     checkpoint_seconds: float = 20.0
+    balance: Literal["none", "energy", "peak", "jets"] = "none"
     workers: int = 0
     seed: int = 0
 
