@@ -38,12 +38,15 @@ def tracking(job: str, values: tuple[str, ...] | None = None) -> Callable[[], st
 
     def build() -> str:
         rows, columns = [], list(values or ())
-        for record in found(job) + found(f"{job}-second"):
+        records = [record for suffix in ("-wide", "", "-second") for record in found(f"{job}{suffix}")]
+        seen: set[str] = set()
+        for record in records:
             seed = record["provenance"]["seed"]
             for name, row in record["result"]["tracking"].items():
                 columns = columns or list(row)
-                if name.startswith("solver") and seed > 0:
+                if name.startswith("solver") and name in seen:
                     continue
+                seen.add(name)
                 rows.append(
                     [name, "" if name.startswith("solver") else str(seed), spent(record, name)]
                     + [time_of(row[value]) if value in row else "" for value in columns]
@@ -56,7 +59,7 @@ def tracking(job: str, values: tuple[str, ...] | None = None) -> Callable[[], st
 def valid_times() -> str:
     """Median valid time (NRMSE 0.5) and error of one step at each length."""
     rows = []
-    for record in found("lengths"):
+    for record in found("lengths-wide") + found("lengths"):
         for name, row in record["result"]["tracking"].items():
             if name.startswith("solver"):
                 continue
@@ -116,12 +119,12 @@ def cost() -> str:
     )
 
 
-def skill(job: str) -> Callable[[], str]:
+def skill(*jobs: str) -> Callable[[], str]:
     """Fair CRPS over 20 states by beta, and spread over error at leads 1, 5 and 20."""
 
     def build() -> str:
         rows, columns = [], []
-        for record in found(job):
+        for record in (record for job in jobs for record in found(job)):
             for name, row in record["result"]["skill"].items():
                 columns = columns or list(row)
                 cells = []
@@ -140,7 +143,7 @@ def skill(job: str) -> Callable[[], str]:
 def climate() -> str:
     """Distances and rates of events of long runs at unseen beta."""
     rows = []
-    for record in found("zonal-climate") + found("zonal-losses-climate"):
+    for record in found("zonal-climate") + found("zonal-losses-climate") + found("zonal-balanced-climate"):
         for name, groups in record["result"]["climate"].items():
             for value, group in groups.items():
                 rows.append(
@@ -176,7 +179,7 @@ def events(side: dict[str, Any]) -> str:
 
 def gusts() -> str:
     rows = []
-    for record in found("gusts"):
+    for record in found("gusts") + found("gusts-more"):
         for name, row in record["result"]["gusts"].items():
             rows.append(
                 [name, f"{row['between']:.2f}", f"{row['peaks']:.2f}", f"{row['std']:.2f}", figure(row.get("crps"))]
@@ -237,7 +240,7 @@ TABLES = {
     "pe-viscous": tracking("viscous"),
     "pe-viscous-rates": tracking("viscous-rates"),
     "pe-skill": skill("zonal-skill"),
-    "pe-losses": skill("zonal-losses"),
+    "pe-losses": skill("zonal-losses", "zonal-losses-more"),
     "pe-climate": climate,
     "pe-gusts": gusts,
     "pe-few": few,
