@@ -19,7 +19,9 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-REFEREES = frozenset({"the_well", "exponax", "jax", "scoringrules", "azula", "iris_sample_data", "zarr", "dask"})
+REFEREES = frozenset(
+    {"the_well", "exponax", "jax", "scoringrules", "azula", "dapper", "iris_sample_data", "zarr", "dask"}
+)
 REQUIRED = os.environ.get("EDDYCAST_REQUIRE_REFEREES", "") not in ("", "0")
 
 settings.register_profile("eddycast", deadline=None, derandomize=True, max_examples=30)

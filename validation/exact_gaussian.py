@@ -45,20 +45,21 @@ class Bias(NamedTuple):
 
 
 class GaussianProblem:
-    """x ~ N(0, C) of `shape` (time, channel, *space), y = H x + N(0, std^2): everything is known."""
+    """x ~ N(0, C) of `shape` (time, channel, *space), y = H x + N(0, std^2), std one or one for each entry: everything is known."""
 
     def __init__(
         self,
         schedule: Schedule,
         covariance: Tensor,
         matrix: Tensor,
-        std: float,
+        std: float | Tensor,
         seed: int = 3,
         shape: tuple[int, ...] | None = None,
     ) -> None:
         size = covariance.shape[0]
         self.schedule, self.covariance, self.matrix, self.std = schedule, covariance, matrix, std
         self.shape = (1, 1, size) if shape is None else shape
+        self.variances = torch.as_tensor(std, dtype=torch.float64).expand(len(matrix)) ** 2
         self.eigenvalues, self.basis = torch.linalg.eigh(covariance)
         self.eigenvalues = self.eigenvalues.clamp(min=0)
         root = (
@@ -67,7 +68,7 @@ class GaussianProblem:
         truth = root @ normal(size, seed=seed)
         self.value = matrix @ truth + std * normal(matrix.shape[0], seed=seed + 1)
         self.likelihood = GaussianLikelihood(self.operator, self.value, std)
-        innovation = matrix @ covariance @ matrix.T + std**2 * torch.eye(matrix.shape[0])
+        innovation = matrix @ covariance @ matrix.T + torch.diag(self.variances)
         gain = covariance @ matrix.T @ torch.linalg.inv(innovation)
         self.mean, self.posterior = gain @ self.value, covariance - gain @ matrix @ covariance
 
@@ -85,7 +86,7 @@ class GaussianProblem:
         alpha, sigma = (value.item() for value in self.schedule(time))
         size = len(self.eigenvalues)
         joint = torch.cat([alpha * torch.eye(size, dtype=torch.float64), self.matrix])
-        noise = torch.tensor([sigma**2] * size + [self.std**2] * len(self.matrix), dtype=torch.float64)
+        noise = torch.cat([torch.full((size,), sigma**2, dtype=torch.float64), self.variances])
         gain = self.covariance @ joint.T @ torch.linalg.inv(joint @ self.covariance @ joint.T + torch.diag(noise))
         data = torch.cat([x_t.flatten(1), self.value.expand(len(x_t), -1)], dim=1)
         return (data @ gain.T).reshape(x_t.shape)
@@ -121,15 +122,24 @@ def eight_dimensions(schedule: Schedule, observations: int = 3, std: float = 0.1
     return GaussianProblem(schedule, covariance, normal(observations, 8, seed=9) / 8**0.5, std)
 
 
-def periodic_field(std: float, sensors: int = 10, seed: int = 3) -> tuple[GaussianProblem, Tensor]:
-    """128 points, stationary with unit variance, every tenth point observed: the problem of the reference figures; its spectrum."""
+def periodic_field(
+    std: float | Tensor,
+    sensors: int | tuple[int, ...] = 10,
+    seed: int = 3,
+    schedule: Schedule | None = None,
+) -> tuple[GaussianProblem, Tensor]:
+    """128 points, stationary with unit variance, every tenth point observed: the problem of the reference figures; its spectrum.
+
+    `sensors` is their distance, or the points where they stand.
+    """
     k = torch.minimum(torch.arange(128), 128 - torch.arange(128)).double()
     spectrum = torch.exp(-(((k - 9) / 4) ** 2) / 2) + 1e-3 * torch.exp(-k / 12)
     spectrum = spectrum / spectrum.mean()
     row = torch.fft.ifft(spectrum).real
     covariance = torch.stack([torch.roll(row, shift) for shift in range(128)])
-    matrix = torch.eye(128, dtype=torch.float64)[::sensors]
-    return GaussianProblem(GeometricSchedule(), covariance, matrix, std, seed), spectrum
+    places = range(0, 128, sensors) if isinstance(sensors, int) else sensors
+    matrix = torch.eye(128, dtype=torch.float64)[list(places)]
+    return GaussianProblem(schedule or GeometricSchedule(), covariance, matrix, std, seed), spectrum
 
 
 # AR(p) with unit variance in the stationary state: x_n = sum_j a_j x_(n-j) + noise.

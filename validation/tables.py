@@ -260,6 +260,44 @@ def guidance_schedules() -> str:
     return table(["gamma", "`cosine-pdediff`", "`cosine-sda`", "rho of the other at the same time"], rows)
 
 
+def exact_posteriors() -> str:
+    """Every method on Gaussian fields: error of the mean, spread, error of the covariance at the sensors; passes at their most."""
+    (record,) = results("exact-posteriors")
+    found = record["result"]["field"]
+    cases = list(found["exact draws"])
+
+    def cell(row: dict[str, float]) -> str:
+        return f"{row['error']:.3f}, {row['spread']:.2f}, {row['covariance_observed']:.2f}"
+
+    rows = []
+    for name, row in found.items():
+        cost = ""
+        if "forward" in row[cases[0]]:
+            backward = [row[case]["backward"] for case in cases]
+            cost = f"{row[cases[0]]['forward']:.0f}, {min(backward):.0f}"
+            cost += f" to {max(backward):.0f}" if max(backward) > min(backward) else ""
+        rows.append([f"*{name}*" if not cost else name, *(cell(row[case]) for case in cases), cost])
+    return table(["method", *cases, "passes forward, back"], rows)
+
+
+def exact_mixtures() -> str:
+    """Weights of modes: error of one analysis, and of the mean of all, with what chance makes of the latter."""
+    (record,) = results("exact-posteriors")
+    found = record["result"]["mixture"]
+    cases = list(found["exact draws"])
+    rows = [
+        [
+            name if "`" in name else f"*{name}*",
+            *(
+                f"{row[case]['weights']:.3f}; {row[case]['bias']:.3f} ({row[case]['bias_by_chance']:.3f})"
+                for case in cases
+            ),
+        ]
+        for name, row in found.items()
+    ]
+    return table(["method", *cases], rows)
+
+
 SYSTEMS = {"kuramoto_sivashinsky": "Kuramoto-Sivashinsky", "kolmogorov_flow": "Kolmogorov flow"}
 
 
@@ -337,6 +375,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance-rules": guidance_rules,
     "guidance-corrections": guidance_corrections,
     "guidance-schedules": guidance_schedules,
+    "exact-posteriors": exact_posteriors,
+    "exact-mixtures": exact_mixtures,
     **conditional_tables.TABLES,
     **latent_tables.TABLES,
     **parametric_tables.TABLES,

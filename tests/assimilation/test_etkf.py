@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eddycast.assimilation import ETKFOptions, assimilate, ensemble_kalman, etkf_weights, transform_ensemble
-from eddycast.assimilation.etkf import mean_preserving_rotation
+from eddycast.assimilation.updates import mean_preserving_rotation
 from eddycast.errors import InputError
 from eddycast.grid import Grid, periodic_axis
 from eddycast.noise import MemberNoise

@@ -18,7 +18,13 @@ from eddycast.assimilation import (
     assimilate,
     get_method,
 )
-from eddycast.diffusion import SCHEDULES, AncestralSampler, HeunSampler, PredictorCorrectorSampler
+from eddycast.diffusion import (
+    SCHEDULES,
+    AncestralSampler,
+    HeunSampler,
+    PredictorCorrectorSampler,
+    StochasticDPMSolverSampler,
+)
 from eddycast.emulators import Emulator
 from eddycast.errors import InputError
 from eddycast.guidance import GUIDANCE
@@ -86,7 +92,8 @@ def test_settings_of_the_sampler_reach_it():
         "quadratic",
     )
     assert isinstance(SDAOptions(sampler="heun").make_sampler(schedule), HeunSampler)
-    assert isinstance(SDAOptions().make_sampler(schedule), AncestralSampler)
+    assert isinstance(SDAOptions().make_sampler(schedule), StochasticDPMSolverSampler)
+    assert isinstance(SDAOptions(sampler="ancestral").make_sampler(schedule), AncestralSampler)
 
 
 def _own(options: GuidedOptions) -> dict:

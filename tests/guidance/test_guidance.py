@@ -25,6 +25,7 @@ from eddycast.guidance import (
     SDAGuidance,
     StationaryCovariance,
     StationaryGamma,
+    TMPDGuidance,
     VideoDiffusionGuidance,
 )
 
@@ -154,6 +155,8 @@ def test_sda_limits_in_gamma():
 GUIDES = [
     partial(SDAGuidance, gamma=0.3),
     partial(SDAGuidance, gamma=0.3, jacobian=False),
+    partial(SDAGuidance, gamma="auto"),
+    partial(TMPDGuidance),
     partial(PiGDMGuidance),
     partial(PiGDMGuidance, jacobian=False),
     partial(VideoDiffusionGuidance),
@@ -213,7 +216,7 @@ def test_missing_entries_say_nothing(make):
 
     with_nan = guided(GaussianLikelihood(identity, value, 0.1))
     assert (with_nan - denoiser(x_t, t)).abs().max() > 1e-3
-    std = torch.where(seen, 0.1, torch.inf)
+    std = torch.where(seen, 0.1, torch.tensor(torch.inf, dtype=torch.float64))
     assert torch.allclose(guided(GaussianLikelihood(identity, filled, std)), with_nan, rtol=1e-10)
     picked = GaussianLikelihood(lambda state: state[:, seen[0]], value[0][seen[0]], 0.1)
     assert torch.allclose(guided(picked), with_nan, rtol=1e-8)
@@ -293,8 +296,9 @@ def test_guided_samplers_leave_no_graph_and_fit_a_nonlinear_observation(make):
     assert torch.allclose(x[:, 0], known[:, 0], rtol=1e-12)
     assert torch.isfinite(x).all()
     misfit, before = ((operator(s) - value).square().mean().sqrt().item() for s in (x, free))
-    # Conjugate gradients stop early here: the Jacobian of this network is far from symmetric.
-    assert misfit < (0.9 if make.keywords.get("solver") == "cg" else 0.5) * before
+    # The Jacobian of this network is far from symmetric: conjugate gradients stop early, widths that it makes negative are cut.
+    careful = make.keywords.get("solver") == "cg" or make.keywords.get("gamma") == "auto" or make.func is TMPDGuidance
+    assert misfit < (0.9 if careful else 0.5) * before
 
 
 @pytest.mark.parametrize(

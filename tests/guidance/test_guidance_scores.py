@@ -42,6 +42,7 @@ OPTIONS = {
     "dps": {"zeta": 5.0},
     "video-diffusion": {"gamma": 0.7},
     "pigdm": {},
+    "tmpd": {},
     "mmps": {"iterations": 4, "tolerance": 0.0},
 }
 CASES = [(name, jacobian) for name in GUIDANCE for jacobian in (True, False)]
@@ -88,6 +89,7 @@ class OneNumber:
             "pigdm": self.std**2 + sigma**2 / (alpha**2 + sigma**2) * c**2,
             "mmps": self.std**2 + c**2 * self.deviation**2 * sigma**2 / (alpha**2 * self.deviation**2 + sigma**2),
         }
+        variance["tmpd"] = variance["mmps"]  # one row, of which the sum is itself
         misfit = self.value - self.shift - self.slope * self.denoiser(x_t, time)
         if name == "dps":
             return -5.0 * misfit.abs() / c
@@ -132,6 +134,7 @@ def test_without_jacobian_the_prior_is_white(name, schedule):
         "video-diffusion": 0.7 * (sigma / alpha * c) ** 2,
         "pigdm": problem.std**2 + v * c**2,
         "mmps": problem.std**2 + v * c**2,
+        "tmpd": problem.std**2 + v * c**2,
         "dps": misfit.detach().abs() * c / 5.0,
     }[name]
     (pull,) = torch.autograd.grad((-0.5 * misfit**2 / variance).sum(), leaf)
@@ -294,7 +297,7 @@ class Counted:
 
 @pytest.mark.parametrize("name, jacobian", CASES)
 def test_cost_and_memory_of_one_evaluation(name, jacobian):
-    """1 pass forward; back 1, for MMPS iterations + 1, without Jacobian 0. Nothing survives the call, no cycle either."""
+    """1 pass forward; back 1, for TMPD 2, for MMPS iterations + 1, without Jacobian 0. Nothing survives the call, no cycle either."""
     schedule = RectifiedSchedule()
     problem = eight_dimensions(schedule, observations=6)
     counted = Counted(problem.denoiser)
@@ -308,7 +311,7 @@ def test_cost_and_memory_of_one_evaluation(name, jacobian):
     finally:
         gc.enable()
     assert not result.requires_grad and counted.forward == 1
-    assert counted.backward == (0 if not jacobian else 5 if name == "mmps" else 1)
+    assert counted.backward == (0 if not jacobian else {"mmps": 5, "tmpd": 2}.get(name, 1))
     assert torch.equal(result, guided(normal(3, 1, 1, 8), number(0.5)))  # with gradients enabled outside: the same
 
 
@@ -387,7 +390,7 @@ def test_bad_names_and_options():
     for name in GUIDANCE:
         assert type(make_guidance(name, (likelihood, likelihood))) is GUIDANCE[name]
     with pytest.raises(
-        InputError, match="Unknown guidance 'sdaa': choose one of sda, dps, video-diffusion, pigdm, mmps"
+        InputError, match="Unknown guidance 'sdaa': choose one of sda, dps, video-diffusion, pigdm, tmpd, mmps"
     ):
         make_guidance("sdaa", likelihood)
     with pytest.raises(InputError, match="Guidance 'pigdm' has no option 'gamma': it has jacobian, scale"):
@@ -396,7 +399,8 @@ def test_bad_names_and_options():
         ("sda", {"gamma": -1.0}, "gamma must not be negative"),
         ("sda", {"gamma": math.nan}, "gamma must not be negative"),
         ("sda", {"gamma": (0.1, -1.0)}, "gamma must not be negative"),
-        ("sda", {"gamma": "much"}, "not supported"),
+        ("sda", {"gamma": "much"}, "gamma must be a number, a function of rho or 'auto', got 'much'"),
+        ("sda", {"gamma": (0.1, "auto")}, "not supported"),
         ("video-diffusion", {"gamma": 0.0}, "gamma must be positive"),
         ("dps", {"zeta": 0.0}, "zeta must be positive"),
         ("mmps", {"iterations": 0}, "iterations must be at least 1"),

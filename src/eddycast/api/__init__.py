@@ -8,17 +8,19 @@ from eddycast.api.results import analyse_latents, compare, evaluate, plot, repor
 from eddycast.api.runs import assimilate, encode, forecast, methods, recipes, reconstruct, train
 from eddycast.api.simulation import simulate
 from eddycast.api.slurm import batch_script
+from eddycast.api.stations import read_observations
 from eddycast.api.statistics import events, statistics
 from eddycast.api.tiles import tile
 from eddycast.data import Dataset, Family
 from eddycast.evaluation import Scores
-from eddycast.observations import Observations
+from eddycast.observations import Observations, ObservationTable, rows_of
 from eddycast.simulators import Values
 
 __all__ = [
     "Dataset",
     "Family",
     "Forecaster",
+    "ObservationTable",
     "Observations",
     "Scores",
     "Values",
@@ -38,9 +40,11 @@ __all__ = [
     "one_of",
     "open_dataset",
     "plot",
+    "read_observations",
     "recipes",
     "reconstruct",
     "report",
+    "rows_of",
     "simulate",
     "statistics",
     "systems",

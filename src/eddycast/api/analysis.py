@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +20,7 @@ from torch import Tensor
 from eddycast import assimilation, data, simulators
 from eddycast.api.shares import pass_attributes
 from eddycast.assimilation import OnlineTask, get_method
+from eddycast.assimilation.diagnostics import Diagnostics, agreement, divergence_reason
 from eddycast.conditions import Conditions
 from eddycast.data import Dataset, Field, Initial, PlainClock
 from eddycast.data.arrays import ArraySource
@@ -22,11 +28,14 @@ from eddycast.emulators import Diffusing, Emulator, IdentitySpace, SolverModel, 
 from eddycast.errors import InputError
 from eddycast.grid import Grid
 from eddycast.labelled import values_of
-from eddycast.observations import Observations
+from eddycast.observations import Measurement, Observations, ObservationTable
 from eddycast.recipes import boundary_hook, parse_value, read_boundary
 
 if TYPE_CHECKING:
     from eddycast.api.forecaster import Forecaster
+
+DIAGNOSTICS = "eddycast_diagnostics"
+"""Attribute with the diagnostics of an analysis as JSON; in files they stand beside it, for they say how long it took."""
 
 CLIMATOLOGY = 64
 """Climatological states of which interpolation takes mean and spread, and on which the loss of an autoencoder is measured."""
@@ -34,13 +43,13 @@ CLIMATOLOGY = 64
 
 def analyse(
     forecaster: Forecaster,
-    observations: Observations,
+    observations: Observations | ObservationTable,
     *,
     method: str | None,
     mode: str,
     task: OnlineTask | None,
     background: xr.Dataset | str | Path | None,
-    withhold: float,
+    withhold: float | Sequence[str],
     members: int,
     seed: int,
     overrides: Mapping[str, Any],
@@ -53,20 +62,25 @@ def analyse(
     emulator = emulator_for(forecaster, observations, settings.pop("boundary", None))
     name = method or default_method(emulator)
     chosen = get_method(name)
+    if name == "interpolation" and isinstance(observations, ObservationTable):
+        raise InputError(
+            "The method interpolation takes observations on the points of the grid; for a table take 3dvar or etkf."
+        )
     options = rebuilt(chosen.options(), settings)
     conditions = conditions_of(forecaster, observations)
-    used, held = observations, None
-    if withhold > 0:
-        used, held = observations.withhold(withhold, seed=seed)
+    used, held = split_off(observations, withhold, seed)
     lost = None
     if getattr(options, "representation", False) and assimilation.is_lossy(emulator.space):
         lost = lost_by_space(forecaster, emulator, used, conditions)
     trusted = used if lost is None else assimilation.enlarged(used, lost)
     start = states_of(background, observations)
     if start is None and (chosen.background or name == "interpolation"):
-        start = climatological(forecaster, conditions, members if chosen.background else None, seed)
+        few = chosen.background and not hasattr(options, "climatology")
+        start = climatological(forecaster, conditions, members if few else None, seed)
+    if hasattr(options, "climatology"):
+        options = replace(options, climatology=climate_of(forecaster, emulator, conditions, start, seed))
     shared: dict[str, Any] = {"members": members, "seed": seed, "background": start, "options": options}
-    with count_passes() as passes:
+    with count_passes() as passes, assimilation.gather_findings() as found, measured(emulator.device) as cost:
         if task is not None:
             blocks = assimilation.assimilate_online(
                 name, emulator, trusted, conditions, task=task, progress=progress, **shared
@@ -94,11 +108,19 @@ def analyse(
         attributes |= {"eddycast_block": task.block, "eddycast_horizon": task.forecast}
         initial = later_frames(initial, task.starts(observations.num_times))
         blocks = blocks[:, :, :, : task.block].flatten(2, 3)
-    seen = trusted.window(0, blocks.shape[2])  # in units of the error that was reckoned with
-    if bool(seen.mask.any()):
-        attributes["eddycast_observed_departure_rms"] = departure_rms(blocks, seen)
-    if held is not None:
-        attributes |= withheld_scores(blocks, held.window(0, blocks.shape[2]))
+    diagnostics = diagnosed(
+        blocks,
+        trusted.seen(0, blocks.shape[2]),  # in units of the error that was reckoned with
+        None if held is None else held.seen(0, blocks.shape[2]),
+        observations,
+        seed=seed,
+        passes=(attributes["eddycast_network_passes_forward"], attributes["eddycast_network_passes_backward"]),
+        cost=cost,
+        found=found,
+    )
+    attributes |= diagnostics.attributes()
+    if held is not None and diagnostics.withheld is None:
+        attributes["withheld_observations"] = 0.0
     made = data.to_xarray(
         states,
         initial=initial,
@@ -107,15 +129,104 @@ def analyse(
         attributes=attributes,
     )
     if lost is not None:
-        for (field, _), std in zip(observations.fields, lost.tolist(), strict=True):
-            made[field].attrs["representation_std"] = std
+        names = used.variables if isinstance(used, ObservationTable) else [name for name, _ in observations.fields]
+        for name, std in zip(names, lost.tolist(), strict=True):
+            if name in made:
+                made[name].attrs["representation_std"] = std
+    made.attrs[DIAGNOSTICS] = json.dumps(diagnostics.to_dict(), default=str)
     return made
 
 
+@dataclass
+class Cost:
+    """Seconds, and the largest memory in use in bytes: of the device meanwhile, or of the process so far."""
+
+    seconds: float = 0.0
+    peak_memory: int | None = None
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Cost]:
+    """What is done inside, measured when it has ended."""
+    cost, start = Cost(), time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        cost.peak_memory = torch.cuda.max_memory_allocated(device)
+    elif (resource := importlib.util.find_spec("resource")) is not None:  # not on every system
+        unit = 1 if sys.platform == "darwin" else 1024
+        cost.peak_memory = unit * importlib.import_module(resource.name).getrusage(0).ru_maxrss
+    cost.seconds = time.perf_counter() - start
+
+
+def diagnosed(
+    states: Tensor,
+    used: Measurement | None,
+    held: Measurement | None,
+    observations: Observations | ObservationTable,
+    *,
+    seed: int,
+    passes: tuple[float, float],
+    cost: Cost,
+    found: Mapping[str, Any],
+) -> Diagnostics:
+    """Diagnostics of an analysis (member, case, time, channel, *space)."""
+    agreements = [
+        None if one is None else agreement(one, states, seed=seed, cases=observations.trajectories)
+        for one in (used, held)
+    ]
+    valid = observations.valid
+    defined = states if valid is None else states[..., valid.to(states.device)]
+    noticed = found.get("divergence")
+    return Diagnostics(
+        used=agreements[0],
+        withheld=agreements[1],
+        divergence=divergence_reason(defined, agreements[1], agreements[0], noticed),
+        seconds=cost.seconds,
+        peak_memory=cost.peak_memory,
+        passes=passes,
+        found={name: value for name, value in found.items() if name != "divergence"},
+    )
+
+
+def climate_of(
+    forecaster: Forecaster, emulator: Emulator, conditions: Conditions, start: Tensor | None, seed: int
+) -> Tensor | None:
+    """Climatological states (state, case, time, channel, *space) for a static covariance.
+
+    Those to start from, where single states are too short for the emulator, or cases differ in their parameters.
+    """
+    alike = bool((conditions.parameters == conditions.parameters[:1]).all())
+    if start is not None and (emulator.context > 1 or (forecaster.run is None and not alike)):
+        return start
+    return climatological(forecaster, conditions, None, seed)[:, :1]
+
+
+def split_off(observations: Any, withhold: float | Sequence[str], seed: int) -> tuple[Any, Any]:
+    """(used, withheld) observations: a share is kept back, or platforms of a table by name; with 0 nothing is, and withheld is None.
+
+    Raises: InputError for platforms of observations that have none.
+    """
+    if withhold == 0 or withhold == ():
+        return observations, None
+    if isinstance(withhold, (int, float)):
+        return observations.withhold(withhold, seed=seed)
+    if isinstance(observations, Observations):
+        raise InputError(
+            f"Platforms ({', '.join(withhold)}) are withheld of a table of observations; of these give a share, such as 0.2."
+        )
+    return observations.withhold(platforms=list(withhold))
+
+
 def lost_by_space(
-    forecaster: Forecaster, emulator: Emulator, observations: Observations, conditions: Conditions
+    forecaster: Forecaster, emulator: Emulator, observations: Observations | ObservationTable, conditions: Conditions
 ) -> Tensor:
-    """What the autoencoder of a run loses of its training states, as the observations see it, (channel,) in the units of the fields."""
+    """What the autoencoder of a run loses of its training states, as the observations see it, in the units of what is observed.
+
+    (channel,) for gridded observations, (variable,) for a table.
+    """
     assert forecaster.run is not None, "solvers have no autoencoder"
     states = forecaster.run.climatology()[:CLIMATOLOGY].to(emulator.device)
     return assimilation.representation_of(observations, emulator.space, states, conditions)
@@ -140,20 +251,6 @@ def default_method(emulator: Emulator) -> str:
     return "mmps" if isinstance(emulator.model, Diffusing) else "etkf"
 
 
-def withheld_scores(states: Tensor, held: Observations) -> dict[str, float]:
-    """How well the analysis predicts observations that it has not seen, in units of their noise; 1 is the least one can expect."""
-    return {"withheld_observations": float(held.mask.sum()), "withheld_departure_rms": departure_rms(states, held)}
-
-
-def departure_rms(states: Tensor, observations: Observations) -> float:
-    """Root mean square of mean state less observation, in units of the stated error, over what is observed.
-
-    Below 1 where the analysis has seen the observations: it follows part of their errors.
-    """
-    departure = (observations.operator()(states.mean(dim=0)) - observations.filled) / observations.noise_field
-    return float(departure[observations.mask].square().mean().sqrt())
-
-
 def with_boundary(emulator: Emulator, states: Tensor, conditions: Conditions) -> Tensor:
     """An analysis (member, case, time, channel, *space) with its boundary values, which weights and guidance keep to rounding at best.
 
@@ -165,7 +262,9 @@ def with_boundary(emulator: Emulator, states: Tensor, conditions: Conditions) ->
     return torch.stack([emulator.hook(member, conditions, leads, member[:, 0]) for member in states])
 
 
-def emulator_for(forecaster: Forecaster, observations: Observations, boundary: Any = None) -> Emulator:
+def emulator_for(
+    forecaster: Forecaster, observations: Observations | ObservationTable, boundary: Any = None
+) -> Emulator:
     """The emulator, after a check that the observations are of its fields and grid; `boundary` replaces the setting of its recipe."""
     names = tuple(name for name, _ in observations.fields)
     if forecaster.run is not None:
@@ -197,7 +296,7 @@ def emulator_for(forecaster: Forecaster, observations: Observations, boundary: A
     return Emulator(SolverModel(system), IdentitySpace(), hook=hook, chunk=1024, place=forecaster.device)
 
 
-def observed_hook(boundary: Any, observations: Observations) -> StateHook | None:
+def observed_hook(boundary: Any, observations: Observations | ObservationTable) -> StateHook | None:
     """Boundary values of analyses of these observations."""
     return boundary_hook(
         read_boundary(boundary),
@@ -208,7 +307,7 @@ def observed_hook(boundary: Any, observations: Observations) -> StateHook | None
     )
 
 
-def conditions_of(forecaster: Forecaster, observations: Observations) -> Conditions:
+def conditions_of(forecaster: Forecaster, observations: Observations | ObservationTable) -> Conditions:
     """Conditions of the observed cases, with the static fields that they carry, or else those that all training data of a run share.
 
     Raises: InputError for static fields that the observations lack, or that the run does not know.
@@ -234,7 +333,9 @@ def conditions_of(forecaster: Forecaster, observations: Observations) -> Conditi
     return observations.conditions()
 
 
-def states_of(background: xr.Dataset | str | Path | None, observations: Observations) -> Tensor | None:
+def states_of(
+    background: xr.Dataset | str | Path | None, observations: Observations | ObservationTable
+) -> Tensor | None:
     """States (member, case, time, channel, *space) of a forecast or analysis."""
     if background is None:
         return None
@@ -306,7 +407,7 @@ def later_frames(initial: Initial, starts: Sequence[int]) -> Initial:
     return replace(initial, trajectories=initial.trajectories.repeat_interleave(len(starts)), frames=frames)
 
 
-def first_frames(forecaster: Forecaster, observations: Observations) -> Initial:
+def first_frames(forecaster: Forecaster, observations: Observations | ObservationTable) -> Initial:
     """The observed cases as starts of labelled states; times are numbers, as in the observations."""
     if forecaster.run is None:
         fields = tuple(Field(name, units) for name, units in observations.fields)

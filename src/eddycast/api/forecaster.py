@@ -29,7 +29,7 @@ from eddycast.emulators import (
 )
 from eddycast.errors import InputError
 from eddycast.noise import MemberNoise
-from eddycast.observations import Observations
+from eddycast.observations import Observations, ObservationTable
 from eddycast.recipes import (
     Recipe,
     Run,
@@ -258,7 +258,7 @@ class Forecaster:
 
     def assimilate(
         self,
-        observations: Observations,
+        observations: Observations | ObservationTable,
         *,
         method: str | None = None,
         mode: str = "smooth",
@@ -266,7 +266,7 @@ class Forecaster:
         forecast: int | None = None,
         blocks: int | None = None,
         background: xr.Dataset | str | Path | None = None,
-        withhold: float = 0.0,
+        withhold: float | Sequence[str] = 0.0,
         members: int = 16,
         seed: int = 0,
         overrides: Mapping[str, Any] | None = None,
@@ -277,12 +277,12 @@ class Forecaster:
         In mode `online` init counts the blocks of each case: lead 0 is the first frame of a block, and the forecast from it follows.
 
         Args:
-            observations: From `observe`, or a file of your own.
+            observations: From `observe`, or a table of your own (`read_observations`).
             method: See `methods()`; None for the best that this forecaster allows.
             mode: `smooth`, `filter` or `online`.
             block, forecast, blocks: Of mode `online`, see `assimilation.OnlineTask`.
             background: Forecast or analysis to start from; None for climatology.
-            withhold: Share of observations kept back; the analysis is scored on them in its attributes.
+            withhold: Share of observations kept back, or names of platforms; the analysis is scored on them in its attributes.
             members, seed: Of the ensemble.
             overrides: Settings of the method.
             progress: Called with (done, total).

@@ -104,12 +104,14 @@ def analyse_latents(
     return found
 
 
-def plot(file: xr.Dataset | str | Path, out: str | Path, **options: Any) -> Path:
-    """One picture or movie of a forecast, an analysis or observations; see `report.plot`."""
-    keep_inputs(out, file)
+def plot(file: xr.Dataset | str | Path, out: str | Path, *, truth: Any = None, **options: Any) -> Path:
+    """One picture or movie of a forecast, an analysis or observations; see `report.plot`. `truth` may be the path of a data set."""
+    keep_inputs(out, file, truth, options.get("observations"))
+    if isinstance(truth, (str, Path)):
+        truth = opened(truth)
     if isinstance(file, rooms.Family):
         opened(file)  # which tells its members
-    return pictures.plot(file, Path(out), **options)
+    return pictures.plot(file, Path(out), truth=truth, **options)
 
 
 def report(inputs: Sequence[str | Path], out: str | Path) -> Path:

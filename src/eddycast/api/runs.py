@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 import xarray as xr
 
 from eddycast import assimilation, distributed
+from eddycast.api.analysis import DIAGNOSTICS, split_off
 from eddycast.api.data import Data, opened, opened_to_train
 from eddycast.api.forecaster import Forecaster, load
 from eddycast.api.shares import passes_line
 from eddycast.api.simulation import simulate
+from eddycast.api.stations import read_observations, write_rows
 from eddycast.data import Dataset, Family, check_output, write
 from eddycast.errors import InputError
-from eddycast.files import keep_inputs
-from eddycast.observations import Observations
+from eddycast.files import keep_inputs, write_json
+from eddycast.observations import Observations, ObservationTable
 from eddycast.recipes import (
     AUTOENCODER,
     Recipe,
@@ -269,7 +272,7 @@ def forecast(
 def assimilate(
     run: str | Path | Forecaster,
     *,
-    observations: Observations | str | Path,
+    observations: Observations | ObservationTable | str | Path,
     out: str | Path,
     method: str | None = None,
     mode: str = "smooth",
@@ -277,7 +280,9 @@ def assimilate(
     forecast: int | None = None,
     blocks: int | None = None,
     background: str | Path | None = None,
-    withhold: float = 0.0,
+    withhold: float | Sequence[str] = 0.0,
+    error: float | Mapping[str, float] | None = None,
+    rows: str | Path | None = None,
     members: int = 16,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
@@ -285,15 +290,23 @@ def assimilate(
     progress: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Assimilate observations to a file; see `Forecaster.assimilate`.
+    """Assimilate observations to a file; see `Forecaster.assimilate`, and `read_observations` for tables of one's own.
 
-    `say` is told what it cost, and how many cases have no observation, in a line each.
+    `error` is that of rows that do not state theirs. `rows` is a CSV to write: what the analysis has at each row of a table. `say` is told
+    what it cost, how many rows are not used and why, how many cases have no observation, and where the analysis is not to be trusted, in a
+    line each. Beside the file stands another, OUT.diagnostics.json: see `assimilation.Diagnostics`.
     """
     check_output(out)
     keep_inputs(out, run, observations, background)
+    keep_inputs(rows, run, observations, background, out)
     place = distributed.local_device(device)
-    given = observations if isinstance(observations, Observations) else Observations.open(observations)
-    result = load(run, device=place).assimilate(
+    forecaster = load(run, device=place)
+    given = read_observations(observations, forecaster, error=error)
+    if rows is not None and (mode == "online" or not isinstance(given, ObservationTable)):
+        raise InputError(
+            "--rows tells what an analysis of a table, smooth or filter, has at each row: leave it out here."
+        )
+    result = forecaster.assimilate(
         given,
         method=method,
         mode=mode,
@@ -307,16 +320,26 @@ def assimilate(
         overrides=overrides,
         progress=progress,
     )
+    diagnostics = json.loads(result.attrs.pop(DIAGNOSTICS))
     path = write(result, Path(out))
+    write_json(path.with_suffix(".diagnostics.json"), diagnostics)
+    if rows is not None and isinstance(given, ObservationTable):
+        write_rows(split_off(given, withhold, seed)[0], result, rows, seed=seed)
     if say is not None:
         say(passes_line(result.attrs))
+        if isinstance(given, ObservationTable) and (reasons := given.reasons()):
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            say(f"Rows used: {given.count} of {len(given.rows)}; not used: {told}")
         if "withheld_departure_rms" in result.attrs:
             say(
                 f"Withheld observations: {result.attrs['withheld_observations']:g}; the mean departs from them by "
                 f"{result.attrs['withheld_departure_rms']:.2f} deviations of their error (1 is the least to expect)"
             )
-        if lost := int((~given.mask.flatten(1).any(dim=1)).sum()):
+        seen = given.seen(0, given.num_times)
+        if seen is not None and (lost := int((~seen.mask.any(dim=1)).sum())):
             say(
                 f"{lost} of {given.num_cases} cases have no observation: theirs are draws of what is known without any."
             )
+        if diagnostics["divergence"] is not None:
+            say(f"Not to be trusted: {diagnostics['divergence']}")
     return path

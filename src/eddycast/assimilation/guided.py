@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from eddycast.assimilation.etkf import fit_background
-from eddycast.assimilation.guided_options import GuidedOptions
+from eddycast.assimilation.guided_options import PosteriorSampler
 from eddycast.assimilation.protocols import Mode
 from eddycast.conditions import Conditions
 from eddycast.emulators import (
@@ -44,7 +44,7 @@ from eddycast.emulators import (
 from eddycast.errors import InputError
 from eddycast.guidance import GaussianLikelihood
 from eddycast.noise import MemberNoise
-from eddycast.observations import Observations
+from eddycast.observations import Observations, ObservationTable
 
 PREVIOUS_STD = 0.01
 
@@ -56,7 +56,7 @@ def guided(
     *,
     members: int,
     seed: int,
-    options: GuidedOptions,
+    options: PosteriorSampler,
     mode: Mode = "smooth",
     background: Tensor | None = None,
     continued: bool = False,
@@ -87,6 +87,7 @@ def guided(
     everyone = conditions.expand(members).flatten()
     addresses = MemberNoise.grid(seed, observations.trajectories, members).flatten()
     chunk = max(1, emulator.chunk // (len(window_starts(total, model.frames, stride)) if at_once else 1))
+    chunk = members * cases if options.together else chunk
     outcome = []
     for start in range(0, members * cases, chunk):
         part = slice(start, min(start + chunk, members * cases))
@@ -111,7 +112,7 @@ def guided(
 def _begin(
     emulator: Emulator,
     observations: Observations,
-    options: GuidedOptions,
+    options: PosteriorSampler,
     members: int,
     background: Tensor | None,
     continued: bool,
@@ -135,6 +136,9 @@ def _begin(
     if not _complete(observations, given):
         why = f"{needed}: pass a background (--background), or observe" if needed else f"given={given} needs"
         raise InputError(f"{why} the first {given} frames at every point (eddycast observe --complete {given}).")
+    if given == 0:
+        shape = (members * cases, 0, len(observations.fields), *observations.grid.shape)
+        return torch.zeros(shape, dtype=observations.values.dtype), 0
     states = observations.filled[:, :given]
     return states.expand(members, *states.shape).flatten(0, 1), 0
 
@@ -143,7 +147,7 @@ def _complete(observations: Observations, frames: int) -> bool:
     """Whether the first frames are observed at all valid points of all fields."""
     if frames == 0:
         return True
-    if observations.kind == "coarsen" or frames > observations.num_times:
+    if isinstance(observations, ObservationTable) or observations.kind == "coarsen" or frames > observations.num_times:
         return False
     mask = observations.mask[:, :frames]
     return bool((mask if observations.valid is None else mask[..., observations.valid]).all())
@@ -159,7 +163,7 @@ def _needs_known(model: WindowModel) -> str:
     return ""
 
 
-def checked_overlap(model: WindowModel, options: GuidedOptions) -> int:
+def checked_overlap(model: WindowModel, options: PosteriorSampler) -> int:
     """States that windows share. Raises: InputError for a number that the model does not take."""
     size = require_denoiser(model).frames
     overlap = model.overlap if options.overlap is None else options.overlap
@@ -179,7 +183,7 @@ class _Task:
     case: Tensor
     conditions: Conditions
     noise: MemberNoise
-    options: GuidedOptions
+    options: PosteriorSampler
 
     def at_once(self, known: Tensor, first: int, total: int, stride: int) -> Tensor:
         """The series of `total` frames from `first` on, in model space; the states known at its start by a likelihood."""
@@ -246,17 +250,13 @@ class _Task:
         """One guided sample of the frames from `at` on, of which the first ones are `known`, in model space."""
         likelihood = self._likelihood(at, like.shape[1], known)
         likelihoods = window.likelihoods if likelihood is None else (*window.likelihoods, likelihood)
-        denoiser = window.denoiser
-        if likelihoods:
-            denoiser = self.options.guidance(likelihoods)(denoiser, window.schedule, window.to_x)
 
         def draw(site: str, step: int) -> Tensor:
             key = (number, step, f"assimilation {site}")
             return self.noise.draw(tuple(like.shape[1:]), key=key, dtype=like.dtype, device=like.device)
 
-        sampler = self.options.make_sampler(window.schedule)
         start = window.start(draw("start", 0))
-        return window.to_x(sampler(denoiser, start, noise=lambda step: draw("sampler", step)))
+        return window.to_x(self.options.sample(window, likelihoods, start, draw, self.case))
 
     def _guarded(self, x: Tensor, known: Tensor) -> Tensor:
         """States within the band and, where states were known, with the means of the training data."""
@@ -270,7 +270,7 @@ class _Task:
         measurement = self.observations.seen(at, at + frames, since=at + known)
         if measurement is None:
             return None
-        measurement = measurement.select(self.case)
+        measurement = measurement.select(self.case).independent()
         leads = torch.arange(at, at + frames, dtype=torch.float64)
         decode, conditions, operator = self.emulator.space.decode, self.conditions, measurement.operator
         return GaussianLikelihood(lambda x: operator(decode(x, conditions, leads)), measurement.values, measurement.std)

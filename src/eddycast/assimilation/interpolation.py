@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -123,7 +123,16 @@ def interpolate(
     return state + prior.covariance(adjoint(solution)[0])
 
 
-def solve(product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, options: InterpolationOptions) -> Tensor:
+class SolveOptions(Protocol):
+    """Relative residual at which a solve stops, and its steps at most."""
+
+    @property
+    def tolerance(self) -> float: ...
+    @property
+    def iterations(self) -> int: ...
+
+
+def solve(product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, options: SolveOptions) -> Tensor:
     """Solve product(u) = target, symmetric and positive definite, for each entry of the first `batch` axes by itself.
 
     Raises: InputError when the residual has not fallen below twice the tolerance after the given number of steps.
@@ -138,7 +147,7 @@ def solve(product: Callable[[Tensor], Tensor], target: Tensor, *, batch: int, op
     missed = (b - flat_product(u)).norm(dim=-1) / b.norm(dim=-1).clamp(min=1e-300)
     if (missed > 2 * options.tolerance).any():
         raise InputError(
-            f"Interpolation did not converge in {options.iterations} iterations (residual {missed.max().item():.1e}): "
+            f"The analysis did not converge in {options.iterations} iterations (residual {missed.max().item():.1e}): "
             "observations of very small noise are stiff; raise iterations or tolerance."
         )
     return u.reshape(shape)
@@ -154,12 +163,7 @@ def gaussian_prior(
     nothing about the variance, and it is set to that of the noise.
     """
     if background is not None:
-        samples = background.double().flatten(0, 2)
-        mean, std = samples.mean(dim=0), samples.std(dim=0)
-        if observations.valid is not None:
-            keep = observations.valid
-            mean = torch.where(keep, mean, torch.zeros_like(mean))
-            std = torch.where(keep, std, torch.zeros_like(std))
+        mean, std = climate(background, observations.valid)
     else:
         mask, filled = observations.mask, observations.filled.double()
         dims = (0, 1, *range(3, mask.ndim))
@@ -177,6 +181,15 @@ def gaussian_prior(
     time = torch.exp(-0.5 * ((frames[:, None] - frames[None, :]) / scales[0]).square())
     space = [correlation(axis, scale) for axis, scale in zip(observations.grid.axes, scales[1:], strict=True)]
     return GaussianPrior(mean, std, (time, *space))
+
+
+def climate(states: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (channel, *space) over states (member, case, time, channel, *space), float64; 0 where not `valid`."""
+    samples = states.double().flatten(0, 2)
+    mean, std = samples.mean(dim=0), samples.std(dim=0)
+    if valid is None:
+        return mean, std
+    return torch.where(valid, mean, torch.zeros_like(mean)), torch.where(valid, std, torch.zeros_like(std))
 
 
 def fit_scales(

@@ -15,18 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eddycast.assimilation.methods import assimilate, get_method
+from eddycast.assimilation.cycle import report_parameters
+from eddycast.assimilation.etkf import names_of_parameters
+from eddycast.assimilation.methods import start_cycle
 from eddycast.assimilation.protocols import ForecastModel
 from eddycast.conditions import Conditions
 from eddycast.errors import InputError
-from eddycast.noise import MemberNoise
-from eddycast.observations import Observations
-
-FORECAST = 2**24
-"""Number of the first window of a forecast in the addresses of its noise, beyond those of any analysis."""
-
-SEEDS = 2**40
-"""Seeds of consecutive blocks lie this far apart, so that no block repeats the noise of another."""
+from eddycast.observations import ObservationSet
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class OnlineTask:
 def assimilate_online(
     name: str,
     emulator: ForecastModel,
-    observations: Observations,
+    observations: ObservationSet,
     conditions: Conditions,
     *,
     task: OnlineTask,
@@ -78,8 +73,8 @@ def assimilate_online(
 ) -> Tensor:
     """Analyses of blocks and the forecasts from them, by the method of that name in mode `smooth`.
 
-    A block without any observation is a forecast from the block before. A method that cannot continue an analysis (`interpolation`) takes
-    each block by itself, with the same background.
+    The blocks are those of `start_cycle`. A block without any observation is a forecast from the block before. A method that cannot
+    continue an analysis (`interpolation`) takes each block by itself, with the same background.
 
     Args: as `methods.assimilate`, and
         emulator: Forecasts from each block; the method may use it as well.
@@ -87,64 +82,27 @@ def assimilate_online(
         background: Of the first block.
 
     Returns: (member, case, block, lead, channel, *space), physical; lead 0 is the first frame of the block.
-    Raises: InputError as `assimilate`, where the observations are too short, where nothing is observed in the first block, and where
-        the analyses are too short for the context of the emulator.
+    Raises: InputError as `assimilate`, where the observations are too short, where nothing is observed in the first block (ensemble
+        methods forecast it from the background), and where the analyses are too short for the context of the emulator.
     """
-    method = get_method(name)
     starts = task.starts(observations.num_times)
-    history = None if background is None or not method.continues else background[:members, :, :-1]
-    outcome = []
+    cycle = start_cycle(
+        name, emulator, conditions,
+        members=members, seed=seed, cases=observations.trajectories, background=background, options=options,
+        parameter_names=names_of_parameters(observations),
+    )  # fmt: skip
+    outcome, parameters = [], []
     for number, first in enumerate(starts):
-        last = first + task.block
-        own_seed = (seed + number * SEEDS) % 2**63
-        noise = MemberNoise.grid(own_seed, observations.trajectories, members)
 
         def step(done: int, total: int, number: int = number) -> None:
             if progress is not None:
                 progress(1000 * number + 1000 * done // max(1, total), 1000 * len(starts))
 
-        def ahead(
-            known: Tensor, last_frame: int, frames: int, noise: MemberNoise = noise, first_window: int = FORECAST
-        ) -> Tensor:
-            return emulator.advance(
-                _context(known, emulator.context),
-                conditions.shifted(last_frame).expand(members),
-                torch.arange(1.0, frames + 1.0, dtype=torch.float64),
-                noise=noise,
-                first_window=first_window,
-            )
-
-        if bool(observations.mask[:, first:last].any()):
-            carried = method.continues and number > 0
-            states = assimilate(
-                name, emulator, observations.window(first, last), conditions.shifted(first),
-                members=members, seed=own_seed, background=_context(history, emulator.context) if carried else background,
-                continued=carried, options=options, progress=step,
-            )  # fmt: skip
-        elif number:
-            assert history is not None, "there was a block before"
-            states = ahead(
-                history, first - 1, task.block, first_window=2 * FORECAST
-            )  # the forecast goes on from FORECAST
-        else:
-            raise InputError(
-                f"The first block of {task.block} frames holds no observation: observe from a later --start."
-            )
-        # the context may reach back over several blocks
-        history = (states if history is None else torch.cat([history, states], dim=2))[
-            :, :, -max(1, emulator.context) :
-        ]
+        states = cycle.step(observations, first, first + task.block, progress=step)
         if task.forecast > task.block:
-            states = torch.cat([states, ahead(history, last - 1, task.forecast - task.block)], dim=2)
+            states = torch.cat([states, cycle.forecast(task.forecast - task.block)], dim=2)
         outcome.append(states)
+        parameters.append(cycle.parameters or {})
         step(1, 1)
+    report_parameters(parameters)
     return torch.stack(outcome, dim=2)
-
-
-def _context(history: Tensor | None, context: int) -> Tensor:
-    """The last states of a history (member, case, time, ...). Raises: InputError when they are too few."""
-    if history is None or history.shape[2] < context:
-        raise InputError(
-            f"The emulator continues {context} states, and a block has fewer: raise block, or pass a background with {context}."
-        )
-    return history[:, :, -context:]

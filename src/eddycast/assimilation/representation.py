@@ -7,13 +7,14 @@ samples z their error is H r + e, and not e alone: with the stated one an analys
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eddycast.conditions import Conditions
 from eddycast.emulators import Space
-from eddycast.observations import Observations
+from eddycast.observations import Observations, ObservationTable
 from eddycast.observations.operators import ObservationOperator
 
 CHUNK = 16
@@ -63,13 +64,19 @@ def representation_std(
     return torch.where(norm > 0, total / norm.clamp_min(torch.finfo(torch.float64).tiny), 0).sqrt().cpu()
 
 
-def representation_of(observations: Observations, space: Space, states: Tensor, conditions: Conditions) -> Tensor:
-    """The error of a space seen by observations, (channel,): entries count as often as they are observed.
+def representation_of(
+    observations: Observations | ObservationTable, space: Space, states: Tensor, conditions: Conditions
+) -> Tensor:
+    """The error of a space seen by observations: entries count as often as they are observed.
+
+    (channel,) for gridded observations; (variable,) for a table, whose rows look at each state as if it stood still.
 
     Args:
         states: Physical states without time, (state, channel, *space), such as the climatology kept with a run.
         conditions: Of the observed cases, (case,); the states take their parameters and times in turn.
     """
+    if isinstance(observations, ObservationTable):
+        return _of_table(observations, space, states, conditions)
     seen = observations.mask.double().mean(dim=(0, 1))  # (channel, *observed)
     operator = replace(observations.operator(), mask=seen > 0)
     which = torch.arange(len(states)) % observations.num_cases
@@ -77,7 +84,26 @@ def representation_of(observations: Observations, space: Space, states: Tensor, 
     return representation_std(space, states[:, None], turns, operator, weight=seen)
 
 
-def enlarged(observations: Observations, std: Tensor) -> Observations:
-    """The same values with the error sqrt(stated^2 + std^2), std (channel,) in the unit of each field."""
+@torch.no_grad()
+def _of_table(table: ObservationTable, space: Space, states: Tensor, conditions: Conditions) -> Tensor:
+    measurement = table.seen(0, table.num_times)
+    assert measurement is not None, "a table has rows"
+    variables = table.seen_variables()  # (case, entry)
+    total = torch.zeros(len(table.variables), dtype=torch.float64)
+    leads = torch.zeros(1, dtype=torch.float64)
+    for number, state in enumerate(states):
+        here = conditions.select(torch.tensor([number % table.num_cases])).to(states.device)
+        both = torch.stack([state[None], space.decode(space.encode(state[None, None], here, leads), here, leads)[0]])
+        still = both[:, None].expand(2, table.num_cases, table.num_times, *state.shape)
+        known, back = measurement.operator(still).double().cpu()
+        total.index_add_(0, variables[measurement.mask], (back - known)[measurement.mask].square())
+    count = torch.bincount(variables[measurement.mask], minlength=len(total)).clamp(min=1)
+    return (total / count / len(states)).sqrt()
+
+
+def enlarged(observations: Any, std: Tensor) -> Any:
+    """The same values with the error sqrt(stated^2 + std^2), std as from `representation_of`, for gridded observations and tables."""
+    if isinstance(observations, ObservationTable):
+        return observations.enlarged(std)
     total = (observations.noise_std.double().square() + std.double().square()).sqrt()
     return replace(observations, noise_std=total.to(observations.noise_std))

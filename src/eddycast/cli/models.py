@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eddycast.cli import options
-from eddycast.cli.parse import lead_times, overrides, parameter_values, quoted, start_frame
+from eddycast.cli.parse import (
+    lead_times,
+    overrides,
+    parameter_values,
+    quoted,
+    start_frame,
+    stated_error,
+    withheld,
+)
 from eddycast.errors import InputError
 
 
@@ -230,7 +238,17 @@ def assimilate(
     background: Annotated[
         str | None, typer.Option(metavar="FILE", help="Forecast or analysis to begin from.", show_default=False)
     ] = None,
-    withhold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of observations kept back to check.")] = 0.0,
+    withhold: Annotated[
+        str, typer.Option(metavar="SHARE|NAME", help="Share of observations, or platforms by name, kept back to check.")
+    ] = "0",
+    error: Annotated[
+        str | None,
+        typer.Option(metavar="STD", help="Error of rows that state none: 0.1, or u=0.1,v=0.2.", show_default=False),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Also write what the analysis has at each row.", show_default=False),
+    ] = None,
     members: options.Members = 16,
     set_: options.Set = None,
     seed: options.Seed = 0,
@@ -251,7 +269,9 @@ def assimilate(
             forecast=forecast,
             blocks=blocks,
             background=background,
-            withhold=withhold,
+            withhold=withheld(withhold),
+            error=stated_error(error),
+            rows=rows,
             members=members,
             seed=seed,
             overrides=settings,

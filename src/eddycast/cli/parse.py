@@ -54,6 +54,32 @@ def parameter_values(texts: Iterable[str]) -> dict[str, float]:
     return {name: number(value, f"--param {name}") for name, value in values.items()}
 
 
+def withheld(text: str) -> float | tuple[str, ...]:
+    """`0.2` to a share, `ship,buoy` to names of platforms; whole numbers above 1 are names as well, and `1,` is.
+
+    Raises: InputError for another number.
+    """
+    try:
+        share = float(text)
+    except ValueError:
+        share = None
+    if share is None or (text.isdecimal() and share > 1):
+        return tuple(name for name in map(str.strip, text.split(",")) if name)
+    if not 0 <= share < 1:
+        raise InputError(f"--withhold is a share from 0 to below 1, or the names of platforms, got {text}.")
+    return share
+
+
+def stated_error(text: str | None) -> float | dict[str, float] | None:
+    """`0.1`, or `u=0.1,v=0.2` to one for each variable. Raises: InputError for another form."""
+    if text is None:
+        return None
+    if "=" not in text:
+        return number(text, "--error")
+    given = pairs(text.split(","), "--error", "a number, or name=number,name=number")
+    return {name: number(value, f"--error {name}") for name, value in given.items()}
+
+
 @dataclass(frozen=True)
 class Turns:
     """Values that runs take in turn, each for so many runs in a row: `api.Values`, which would import torch before the line is read."""

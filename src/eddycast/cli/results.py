@@ -123,11 +123,20 @@ def plot(
     out: Annotated[
         Path, typer.Option(metavar="picture.png|movie.gif", help="Picture or film to write.", show_default=False)
     ],
+    truth: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Data set that holds the truth.", show_default=False)
+    ] = None,
+    observations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OBS.nc", help="Observations on a grid, of which an analysis was made.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Draw one picture, or one film."""
     from eddycast import api
 
-    api.plot(file, out)
+    api.plot(file, out, truth=truth, observations=observations)
     options.say(f"Wrote {out}")
 
 

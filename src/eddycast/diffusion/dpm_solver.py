@@ -65,7 +65,7 @@ class DPMSolverSampler:
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
-        steps, bends = _plan(self, self.order, self.lower_order_final)
+        steps, bends = plan_bends(self, self.order, self.lower_order_final)
         x_t, last = x_1, x_1
         for (now, _, then), bend, time in zip(steps, bends, clocks((step.now for step in steps), x_1), strict=True):
             mean = denoiser(x_t, time)
@@ -108,7 +108,7 @@ class StochasticDPMSolverSampler:
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x_1: Tensor, *, noise: NoiseSource | None = None) -> Tensor:
         draw = need_noise(noise, self)
-        steps, bends = _plan(self, self.order, self.lower_order_final)
+        steps, bends = plan_bends(self, self.order, self.lower_order_final)
         times = clocks((step.now for step in steps), x_1)
         x_t, last = x_1, x_1
         for count, ((now, _, then), bend, time) in enumerate(zip(steps, bends, times, strict=True)):
@@ -130,7 +130,7 @@ def _check_order(order: int) -> None:
         raise ValueError(f"order must be 1 or 2, got {order}.")
 
 
-def _plan(sampler: Stepping, order: int, lower_order_final: bool) -> tuple[list[Step], list[float]]:
+def plan_bends(sampler: Stepping, order: int, lower_order_final: bool) -> tuple[list[Step], list[float]]:
     """Steps, and for each h / (2 (lambda_t - lambda_r)), 0 where it is of order 1."""
     steps = plan_steps(sampler)
 

@@ -90,7 +90,6 @@ class Emulator:
             progress=progress,
         )
 
-    @torch.no_grad()
     def advance(
         self,
         context: Tensor,
@@ -103,6 +102,9 @@ class Emulator:
     ) -> Tensor:
         """Physical states at `lead_times` of members that may differ from the start.
 
+        Differentiable with respect to the context where that asks for gradients and the model has them (a sampler of a diffusion has
+        none); without gradients otherwise.
+
         Args:
             context: (*batch, time, channel, *space); the last `model.context` states are used. Undefined points may be NaN.
             conditions, noise: Batch (*batch).
@@ -112,22 +114,23 @@ class Emulator:
 
         Returns: (*batch, lead, channel, *space), on the device and in the dtype of the context.
         """
-        leads = torch.as_tensor(lead_times, dtype=torch.float64)
-        flat = context.reshape(-1, *context.shape[-len(conditions.grid.axes) - 2 :])
-        conditions, noise = conditions.flatten(), noise.flatten()
-        result = flat.new_empty((len(flat), len(leads), *flat.shape[2:]))
-        total = len(flat) * len(leads)
-        chunk = self.chunk if self.model.window is not None else max(1, self.chunk // max(1, len(leads)))
-        for start in range(0, len(flat), chunk):
-            part = slice(start, min(start + chunk, len(flat)))
-            here = conditions.select(part).to(self.device)
-            done = start * len(leads)
-            for positions, states in self._windows(flat[part], here, leads, noise.select(part), first_window):
-                result[part, positions] = states.to(result)
-                done += states.shape[0] * states.shape[1]
-                if progress is not None:
-                    progress(done, total)
-        return result.reshape(*context.shape[: -flat.ndim + 1], *result.shape[1:])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and context.requires_grad):
+            leads = torch.as_tensor(lead_times, dtype=torch.float64)
+            flat = context.reshape(-1, *context.shape[-len(conditions.grid.axes) - 2 :])
+            conditions, noise = conditions.flatten(), noise.flatten()
+            result = flat.new_empty((len(flat), len(leads), *flat.shape[2:]))
+            total = len(flat) * len(leads)
+            chunk = self.chunk if self.model.window is not None else max(1, self.chunk // max(1, len(leads)))
+            for start in range(0, len(flat), chunk):
+                part = slice(start, min(start + chunk, len(flat)))
+                here = conditions.select(part).to(self.device)
+                done = start * len(leads)
+                for positions, states in self._windows(flat[part], here, leads, noise.select(part), first_window):
+                    result[part, positions] = states.to(result)
+                    done += states.shape[0] * states.shape[1]
+                    if progress is not None:
+                        progress(done, total)
+            return result.reshape(*context.shape[: -flat.ndim + 1], *result.shape[1:])
 
     def _windows(
         self,

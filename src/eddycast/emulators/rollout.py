@@ -89,7 +89,6 @@ def plan_windows(model: WindowModel, lead_times: Tensor) -> list[Window]:
     return windows
 
 
-@torch.no_grad()
 def rollout(
     model: WindowModel,
     context: Tensor,
@@ -104,6 +103,8 @@ def rollout(
     first_window: int = 0,
 ) -> Iterator[Filled]:
     """Yield the forecast window by window: positions in `lead_times` and the states there.
+
+    Without gradients, unless the context asks for them (`requires_grad`).
 
     Args:
         model: Any window model.
@@ -120,6 +121,25 @@ def rollout(
 
     Raises: InputError when the context is too short or the lead times cannot be reached.
     """
+    asked = torch.is_grad_enabled() and context.requires_grad
+    # a decorated generator has its mode while it runs, and its caller the own one between
+    windows = (torch.enable_grad() if asked else torch.no_grad())(_windows)
+    return windows(model, context, conditions, lead_times, noise, guard, space, hook, start, first_window)
+
+
+def _windows(
+    model: WindowModel,
+    context: Tensor,
+    conditions: Conditions,
+    lead_times: Tensor,
+    noise: MemberNoise,
+    guard: SpectralGuard | None,
+    space: Space | None,
+    hook: StateHook | None,
+    start: Tensor | None,
+    first_window: int,
+) -> Iterator[Filled]:
+    """See `rollout`."""
     if context.shape[1] < model.context:
         raise InputError(
             f"The emulator continues {model.context} states, the context has {context.shape[1]}: start later in the trajectory."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eddycast.assimilation import METHODS
 from eddycast.evaluation.dispersion import collapse, dispersion
 from eddycast.evaluation.evidence import (
     Signature,
@@ -65,7 +66,7 @@ FORECAST = (
     "under-dispersion", "over-dispersion", "late spread",
 )  # fmt: skip
 ANALYSIS = ("mode collapse", "guidance instability", "frozen analysis", "regression to climatology")
-UNGUIDED = ("etkf", "interpolation")  # methods that cannot suffer from guidance: theirs is called divergence
+UNGUIDED = tuple(name for name, method in METHODS.items() if method.needs != "denoiser")  # theirs is called divergence
 
 
 def signatures(scores: Scores) -> list[Signature]:

@@ -5,7 +5,7 @@ from eddycast.guidance.dps import DPSGuidance
 from eddycast.guidance.likelihood import GaussianLikelihood
 from eddycast.guidance.mmps import MMPSGuidance
 from eddycast.guidance.posterior import Guidance
-from eddycast.guidance.reconstruction import PiGDMGuidance, SDAGuidance, VideoDiffusionGuidance
+from eddycast.guidance.reconstruction import PiGDMGuidance, SDAGuidance, TMPDGuidance, VideoDiffusionGuidance
 from eddycast.guidance.registry import GUIDANCE, make_guidance
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SDAGuidance",
     "StationaryCovariance",
     "StationaryGamma",
+    "TMPDGuidance",
     "VideoDiffusionGuidance",
     "WhiteCovariance",
     "make_guidance",

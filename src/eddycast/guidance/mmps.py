@@ -14,6 +14,9 @@ from eddycast.guidance.likelihood import GaussianLikelihood, Linearisation, ToSt
 from eddycast.guidance.posterior import guided_denoiser
 from eddycast.numerics.krylov import conjugate_gradients, gmres
 
+SMALLEST = 0.1
+"""Directions to which the whitened R + H' V H'^T answers by less are no observation's: GMRES leaves them out."""
+
 
 @dataclass(frozen=True)
 class MMPSGuidance:
@@ -27,7 +30,8 @@ class MMPSGuidance:
     with u from a Krylov solver. Exact for a Gaussian prior and a linear operator once converged; few iterations correct
     too little where observations are dense or accurate. Cost of one evaluation: 1 forward pass and at most
     iterations + 1 passes back through the denoiser, whose graph is kept meanwhile; 1 forward pass alone without `jacobian`.
-    A network's J is not symmetric, nor always positive: hence "gmres".
+    A network's J is not symmetric, nor always positive: hence "gmres". R + H' V H'^T is at least 1 in units of R where V is a covariance;
+    `SMALLEST` bounds u where it is not, and "cg" stops at negative curvature.
 
     Bias (as given in `reconstruction.py`, on the series of order 2): none once converged, (0.01, 0.94), which 3 iterations are; 1 iteration
     (0.09, 1.00), and none on the field, whose sensors are far apart. Without Jacobian (0.33, 1.18) on the field with a white prior,
@@ -61,16 +65,19 @@ class MMPSGuidance:
             raise ValueError("A covariance takes the place of the network's Jacobian: pass jacobian=False with it.")
 
     def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: ToState) -> Denoiser:
-        solve = gmres if self.solver == "gmres" else conjugate_gradients
-
-        def weigh(model: Linearisation, spread: Callable[[Tensor], Tensor], rho: Tensor) -> Tensor:
-            def product(vector: Tensor) -> Tensor:
-                return vector + model.push_forward(spread(vector)).to(vector)
-
-            residual = model.residual
-            if residual.device.type != "mps":  # which has no float64
-                residual = residual.double()
-            return solve(product, residual, iterations=self.iterations, tolerance=self.tolerance)
-
         covariance = None if self.jacobian else self.covariance or WhiteCovariance()
-        return guided_denoiser(denoiser, schedule, to_state, self.likelihood, weigh, covariance=covariance)
+        return guided_denoiser(denoiser, schedule, to_state, self.likelihood, self.weigh, covariance=covariance)
+
+    def weigh(self, model: Linearisation, spread: Callable[[Tensor], Tensor], rho: Tensor) -> Tensor:
+        """u, (batch, observed), float64 where the device has it."""
+
+        def product(vector: Tensor) -> Tensor:
+            return vector + model.push_forward(spread(vector)).to(vector)
+
+        residual = model.residual
+        if residual.device.type != "mps":  # which has no float64
+            residual = residual.double()
+        limits = {"iterations": self.iterations, "tolerance": self.tolerance}
+        if self.solver == "cg":
+            return conjugate_gradients(product, residual, **limits)
+        return gmres(product, residual, smallest=SMALLEST, **limits)

@@ -2,16 +2,17 @@
 
     delta = V H'^T v^-1 (value - operator(D))
 
-Three published rules differ in the variance v alone (units of the observation; rho = sigma / alpha, c see `scale`):
+Published rules differ in the variance v alone (units of the observation; rho = sigma / alpha, c see `scale`):
 
     SDAGuidance               std^2 + gamma rho^2 c^2
+    TMPDGuidance              std^2 + (H V H^T 1)_ii
     PiGDMGuidance             std^2 + rho^2 / (1 + rho^2) c^2
     VideoDiffusionGuidance            gamma rho^2 c^2
 
-Exact is std^2 + (H V H^T)_ii for one sensor, and no such v for several of them that are correlated given x_t: all three count
+Exact is std^2 + (H V H^T)_ii for one sensor, and no such v for several of them that are correlated given x_t: all count
 what neighbours say more than once where v is small, and less than once where it is large.
 
-Fields of all three:
+Fields of all:
     likelihood: One likelihood, or a tuple of independent ones, which says the same as one that observes all of it.
     jacobian: False replaces V by that of a white prior of unit variance, sigma^2 / (alpha^2 + sigma^2): no pass back through
         the network, but only what is observed is updated.
@@ -19,8 +20,8 @@ Fields of all three:
         operator picks points); broadcastable to (batch, observed entries flattened). None computes |H' 1|, see
         `posterior.response`; give the scale for operators that are blind to a shift of the field, such as gradients.
 
-Cost of one evaluation: 1 forward and 1 backward pass of the denoiser; 1 forward pass without `jacobian`. The operator is
-differentiated besides.
+Cost of one evaluation: 1 forward and 1 backward pass of the denoiser (2 backward passes for `TMPDGuidance` and for gamma "auto");
+1 forward pass without `jacobian`. The operator is differentiated besides.
 
 Biases are given as (error of the mean in prior deviations, spread over exact spread) after 64 ancestral steps, on a smooth field seen
 at 13 of 128 points with error 0.05, and on a series of order 2 (`docs/guidance.md`). Exact guidance has
@@ -29,7 +30,9 @@ at 13 of 128 points with error 0.05, and on a series of order 2 (`docs/guidance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,22 +57,36 @@ class SDAGuidance:
     A misfit is multiplied by 1 - k / gamma in each step where gamma rho^2 > std^2 and J is near 1 / alpha, k = 1 - (rho_s / rho)^2
     (ancestral) or 1 - rho_s / rho (deterministic): gamma < k / 2 is unstable.
 
+    With "auto" the denoiser's own covariance sets the width, sample by sample and time by time, at one more backward pass:
+
+        gamma rho^2 = r^T H V H^T r / |c r|^2,   r = (value - operator(D)) / std^2,
+
+    not below 0. The variance of the misfit is then right along the misfit itself, and so counts neighbours that see the same thing
+    once; exact for one sensor, and as good as exact for sensors far apart. Clusters still get too little or too much, entry by entry
+    (`docs/guidance.md`). For equal errors and one c it is `MMPSGuidance` with one step of conjugate gradients.
+
     Args: as for the module, and
-        gamma: Number, or function of rho such as `StationaryGamma`; a tuple has one for each likelihood.
+        gamma: Number, or function of rho such as `StationaryGamma`, or "auto"; a tuple has one for each likelihood ("auto" stands alone).
 
     Source: arXiv:2306.10574, section 3.2 (in model space, c = 1); gamma 0.1 for Kuramoto-Sivashinsky from arXiv:2410.16415.
     """
 
     likelihood: GaussianLikelihood | tuple[GaussianLikelihood, ...]
-    gamma: Width | tuple[Width, ...] = 0.1
+    gamma: Width | Literal["auto"] | tuple[Width, ...] = 0.1
     jacobian: bool = True
     scale: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_positive("gamma", self.gamma, zero=True)
+        if isinstance(self.gamma, str):
+            if self.gamma != "auto":
+                raise ValueError(f"gamma must be a number, a function of rho or 'auto', got {self.gamma!r}.")
+        else:
+            check_positive("gamma", self.gamma, zero=True)
 
     def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: ToState) -> Denoiser:
-        def weigh(model: Linearisation, spread: object, rho: Tensor) -> Tensor:
+        def weigh(model: Linearisation, spread: Callable[[Tensor], Tensor], rho: Tensor) -> Tensor:
+            if isinstance(self.gamma, str):
+                return model.residual / (1 + _own_width(model, spread, self.scale))
             width = _width(model, rho, self.scale)
             return model.residual / (1 + widths(self.gamma, model, rho) * width)
 
@@ -99,6 +116,33 @@ class PiGDMGuidance:
         def weigh(model: Linearisation, spread: object, rho: Tensor) -> Tensor:
             width = _width(model, rho, self.scale)
             return model.residual / (1 + width / (1 + rho.reshape(-1, 1) ** 2))
+
+        return guided_denoiser(denoiser, schedule, to_state, self.likelihood, weigh, covariance=_white(self.jacobian))
+
+
+@dataclass(frozen=True)
+class TMPDGuidance:
+    """Guide with the variance std^2 + (H V H^T 1)_ii, V of the denoiser itself: row sums in the place of the matrix.
+
+    Right where all misfits are equal, as neighbours in a cluster nearly have them. A sum over a row of both signs means nothing, and is
+    cut at 0, where the observation is followed too closely. Rows are summed over H / c (see `scale`), in model space, where
+    observations of different units may be added.
+
+    Args: as for the module.
+    Source: Boys et al. (2023), arXiv:2310.06721.
+    """
+
+    likelihood: GaussianLikelihood | tuple[GaussianLikelihood, ...]
+    jacobian: bool = True
+    scale: float | Tensor | None = None
+
+    def __call__(self, denoiser: Denoiser, schedule: Schedule, to_state: ToState) -> Denoiser:
+        def weigh(model: Linearisation, spread: Callable[[Tensor], Tensor], rho: Tensor) -> Tensor:
+            worth = response(model, self.scale)
+            safe = torch.where(worth > 0, worth, 1)
+            units = torch.where(worth > 0, 1 / safe, 0)  # H / c has unit response: its rows may be added
+            rows = worth**2 * units * model.push_forward(spread(units))
+            return model.residual / (1 + rows.clamp(min=0))
 
         return guided_denoiser(denoiser, schedule, to_state, self.likelihood, weigh, covariance=_white(self.jacobian))
 
@@ -139,6 +183,14 @@ class VideoDiffusionGuidance:
 def _width(model: Linearisation, rho: Tensor, scale: float | Tensor | None) -> Tensor:
     """rho^2 c^2 / std^2, (batch, observed)."""
     return (rho.reshape(-1, 1) * response(model, scale)) ** 2
+
+
+def _own_width(model: Linearisation, spread: Callable[[Tensor], Tensor], scale: float | Tensor | None) -> Tensor:
+    """gamma rho^2 c^2 / std^2 with gamma "auto", (batch, observed)."""
+    residual, worth = model.residual, response(model, scale)
+    along = (residual * model.push_forward(spread(residual))).sum(dim=1, keepdim=True)
+    norm = (worth * residual).square().sum(dim=1, keepdim=True)
+    return worth**2 * (along / torch.where(norm > 0, norm, 1)).clamp(min=0)
 
 
 def _white(jacobian: bool) -> WhiteCovariance | None:

@@ -16,13 +16,14 @@ from eddycast.guidance.dps import DPSGuidance
 from eddycast.guidance.likelihood import GaussianLikelihood
 from eddycast.guidance.mmps import MMPSGuidance
 from eddycast.guidance.posterior import Guidance
-from eddycast.guidance.reconstruction import PiGDMGuidance, SDAGuidance, VideoDiffusionGuidance
+from eddycast.guidance.reconstruction import PiGDMGuidance, SDAGuidance, TMPDGuidance, VideoDiffusionGuidance
 
 GUIDANCE: dict[str, Callable[..., Guidance]] = {
     "sda": SDAGuidance,
     "dps": DPSGuidance,
     "video-diffusion": VideoDiffusionGuidance,
     "pigdm": PiGDMGuidance,
+    "tmpd": TMPDGuidance,
     "mmps": MMPSGuidance,
 }
 

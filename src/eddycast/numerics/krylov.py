@@ -23,8 +23,8 @@ def _norm(vector: Tensor) -> Tensor:
 def conjugate_gradients(product: Product, b: Tensor, *, iterations: int, tolerance: float) -> Tensor:
     """Solve with A symmetric positive definite, from u = 0; at most `iterations` products.
 
-    A sample stops when |b - A u| <= tolerance |b|, or with the u it has at a direction of curvature p^T A p <= 0.
-    Shapes: b and result (batch, n). Source: Hestenes & Stiefel (1952).
+    A sample stops when |b - A u| <= tolerance |b|, or with the u it has at a direction of curvature p^T A p <= 0 and at a product that
+    is not finite. Shapes: b and result (batch, n). Source: Hestenes & Stiefel (1952).
     """
     u, r, p = torch.zeros_like(b), b, b
     target, rr = tolerance * _norm(b), (b * b).sum(dim=-1, keepdim=True)
@@ -34,7 +34,8 @@ def conjugate_gradients(product: Product, b: Tensor, *, iterations: int, toleran
             break
         product_p = product(torch.where(active, p, 0))
         curvature = (p * product_p).sum(dim=-1, keepdim=True)
-        active = active & (curvature > 0)
+        active = active & (curvature > 0) & curvature.isfinite()
+        product_p = torch.where(active, product_p, 0)
         step = torch.where(active, rr / torch.where(active, curvature, 1), 0)
         u, r = u + step * p, r - step * product_p
         rr_next = (r * r).sum(dim=-1, keepdim=True)
@@ -44,11 +45,12 @@ def conjugate_gradients(product: Product, b: Tensor, *, iterations: int, toleran
     return u
 
 
-def gmres(product: Product, b: Tensor, *, iterations: int, tolerance: float) -> Tensor:
+def gmres(product: Product, b: Tensor, *, iterations: int, tolerance: float, smallest: float = 0.0) -> Tensor:
     """Solve with any A, from u = 0, by the least residual in the Krylov space of at most `iterations` products.
 
-    A sample stops when |b - A u| <= tolerance |b| or when its Krylov space is exhausted. A may be nonsymmetric and
-    indefinite. Shapes: b and result (batch, n).
+    A sample stops when |b - A u| <= tolerance |b|, when its Krylov space is exhausted, or with the u it has at a product that is not
+    finite. A may be nonsymmetric and indefinite. Directions of the Krylov space that A answers to by less than `smallest` are left
+    out, so that |u| <= |b| / smallest even where A is nearly singular. Shapes: b and result (batch, n).
     Source: Saad & Schultz (1986), doi:10.1137/0907058; modified Gram-Schmidt, no restart.
     """
     batch, size = b.shape
@@ -61,7 +63,9 @@ def gmres(product: Product, b: Tensor, *, iterations: int, tolerance: float) -> 
     for k in range(min(iterations, size)):
         if not bool(active.any()):
             break
-        vector = torch.where(active, product(basis[k]), 0)
+        vector = product(basis[k])
+        active = active & vector.isfinite().all(dim=-1, keepdim=True)
+        vector = torch.where(active, vector, 0)
         scale = _norm(vector)
         for j, direction in enumerate(basis):
             overlap = (direction * vector).sum(dim=-1, keepdim=True)
@@ -72,7 +76,7 @@ def gmres(product: Product, b: Tensor, *, iterations: int, tolerance: float) -> 
         hessenberg[:, k + 1, k] = torch.where(exhausted, 0, length)[:, 0]
         # A sample that has stopped has zero columns from here on: the pseudo-inverse gives them zero coefficients.
         reduced, target = hessenberg[:, : k + 2, : k + 1], goal[:, : k + 2, None]
-        coefficients = torch.linalg.pinv(reduced, rtol=1e-12) @ target
+        coefficients = torch.linalg.pinv(reduced, rtol=1e-12, atol=smallest) @ target
         residual = _norm((target - reduced @ coefficients)[:, :, 0])
         active = active & ~exhausted & (residual > tolerance * norm_b)
         basis.append(torch.where(active, vector / torch.where(active, length, 1), 0))

@@ -36,6 +36,11 @@ class Measurement:
         positions: Coordinates of the entries along each axis of the grid, (case, entry, axis), float64; NaN along axes on which an
             entry has no place, such as a mean over them.
         frames: Frame of the last state that an entry looks at, (case, entry), counted as `start` is; -1 where a list is filled up.
+        groups: Number of the group of entries, such as a platform at one time, whose errors go together, (case, entry), from 0 on and
+            -1 for an entry by itself; None where all errors are independent.
+        correlation: Correlation rho of the errors of any two entries of a group, in [0, 1), the same throughout a group, (case, entry).
+
+    Raises: ValueError for groups without their correlation, or the reverse.
     """
 
     operator: EntryOperator
@@ -43,6 +48,12 @@ class Measurement:
     std: Tensor
     positions: Tensor
     frames: Tensor
+    groups: Tensor | None = None
+    correlation: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.groups is None) != (self.correlation is None):
+            raise ValueError("Groups of entries and the correlation of their errors come together, or neither does.")
 
     @property
     def mask(self) -> Tensor:
@@ -57,13 +68,77 @@ class Measurement:
     def select(self, index: Tensor) -> Measurement:
         """For the cases with the given numbers, (case,); a case may come several times."""
         return Measurement(
-            self.operator.select(index), self.values[index], self.std[index], self.positions[index], self.frames[index]
-        )
+            self.operator.select(index), self.values[index], self.std[index], self.positions[index], self.frames[index],
+            None if self.groups is None else self.groups[index],
+            None if self.correlation is None else self.correlation[index],
+        )  # fmt: skip
 
     def whitened(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """H(states) / std, (*batch, case, entry), and y / std, (case, entry); both 0 where a list is filled up."""
+        """R^-1/2 H(states), (*batch, case, entry), and R^-1/2 y, (case, entry); both 0 where a list is filled up.
+
+            R = D C D,  D = diag(std),  C = (1 - rho) I + rho 1 1^T within each group and I elsewhere
+            R^-1/2 = C^-1/2 D^-1,  with the symmetric root of C
+
+        The difference of the two has independent errors of variance 1; without groups this is a division by std.
+        """
         std = self.std.to(states)
-        return self.operator(states) / std, torch.nan_to_num(self.values.to(states), nan=0.0) / std
+        predicted, observed = self.operator(states) / std, torch.nan_to_num(self.values.to(states), nan=0.0) / std
+        if self.groups is None or self.correlation is None:
+            return predicted, observed
+        groups, correlation = self.groups.to(std.device), self.correlation.to(std)
+        return decorrelated(predicted, groups, correlation), decorrelated(observed, groups, correlation)
+
+    def independent(self) -> Measurement:
+        """The same information in entries with independent errors, for methods that divide by `std` themselves.
+
+        Itself where errors are independent; otherwise R^-1/2 y, with R^-1/2 H and a standard deviation of 1.
+        """
+        if self.groups is None or self.correlation is None:
+            return self
+        shown = torch.nan_to_num(self.values, nan=0.0) / self.std
+        white = decorrelated(shown, self.groups, self.correlation)
+        values = torch.where(self.mask, white, torch.full_like(white, torch.nan))
+        return Measurement(WhiteEntries(self), values, torch.ones_like(self.std), self.positions, self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class WhiteEntries:
+    """R^-1/2 H of a measurement, an `EntryOperator`."""
+
+    measurement: Measurement
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return self.measurement.whitened(states)[0]
+
+    def select(self, index: Tensor) -> WhiteEntries:
+        return WhiteEntries(self.measurement.select(index))
+
+
+def decorrelated(x: Tensor, groups: Tensor, correlation: Tensor) -> Tensor:
+    """C^-1/2 x for C = (1 - rho) I + rho 1 1^T within each group, the symmetric root in closed form.
+
+        C^-1/2 = a I + b 1 1^T,  a = (1 - rho)^-1/2,  b = ((1 - rho + m rho)^-1/2 - a) / m,  m entries in the group
+
+    since C is 1 - rho + m rho along the vector of ones and 1 - rho across it.
+
+    Args:
+        x: (*batch, case, entry).
+        groups, correlation: As in `Measurement`, (case, entry).
+
+    Returns: shape of `x`; entries of group -1 as they are.
+    """
+    together = groups >= 0
+    place = groups.clamp(min=0)
+    num_groups = int(place.max()) + 1 if place.numel() else 1
+    zeros = torch.zeros(*x.shape[:-1], num_groups, dtype=x.dtype, device=x.device)
+    kept = torch.where(together, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    sums = zeros.scatter_add(-1, place.expand(x.shape), kept).gather(-1, place.expand(x.shape))
+    counts = torch.zeros(len(groups), num_groups, dtype=torch.float64, device=x.device)
+    m = counts.scatter_add(-1, place, together.to(counts)).gather(-1, place).clamp(min=1)
+    rho = torch.where(together, correlation.to(torch.float64), 0)
+    a = (1 - rho).rsqrt()
+    b = ((1 - rho + m * rho).rsqrt() - a) / m
+    return a.to(x) * x + torch.where(together, b, 0).to(x) * sums
 
 
 class ObservationSet(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from eddycast.observations.measurement import CellEntries, EveryPoint, Measureme
 from eddycast.observations.netcdf import read_netcdf, write_netcdf
 from eddycast.observations.operators import CoarsenOperator, MaskOperator, block_sum
 from eddycast.observations.table import read_csv, write_csv
+
+if TYPE_CHECKING:
+    from eddycast.observations.observation_table import ObservationTable
 
 Kind = Literal["points", "sensors", "coarsen"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -210,13 +213,7 @@ class Observations:
         Args:
             static: Static fields (S, *space) of the run, for observations that come without.
         """
-        static = static if self.static is None else self.static
-        parameters = torch.zeros(self.num_cases, 0) if self.parameters is None else self.parameters
-        time = self.frames if self.time is None else self.time
-        return Conditions(
-            self.grid, self.dt, parameters, time.to(torch.float32), cycle=self.cycle, static=static, valid=self.valid,
-            static_of=torch.arange(self.num_cases) if self.static_varies else None,
-        )  # fmt: skip
+        return start_conditions(self, static)
 
     def window(self, start: int, stop: int) -> Observations:
         """Frames [start, stop); the cases start at frame `start` then.
@@ -271,25 +268,7 @@ class Observations:
 
         Raises: InputError, one line, when a field is not in the run or the grids differ.
         """
-        mine = tuple(name for name, _ in self.fields)
-        for name in mine:
-            if name not in names:
-                raise InputError(f"Observed field {name!r} is not in the run, which has {', '.join(names)}.")
-        if mine != names:
-            raise InputError(
-                f"Observations hold the fields {', '.join(mine)}; the run expects {', '.join(names)}, in order."
-            )
-        if self.grid.shape != grid.shape:
-            raise InputError(f"Observations stand on a grid of {self.grid.shape} points, the run on {grid.shape}.")
-        for ours, theirs in zip(self.grid.axes, grid.axes, strict=True):
-            a = torch.tensor(ours.coordinates, dtype=torch.float64)
-            b = torch.tensor(theirs.coordinates, dtype=torch.float64)
-            spacing = (b[1:] - b[:-1]).abs().min() if len(b) > 1 else torch.tensor(1.0)
-            if (a - b).abs().max() > 1e-3 * spacing:
-                raise InputError(
-                    f"Axis {ours.name!r} of the observations spans {a[0]:g} to {a[-1]:g}, the run's spans {b[0]:g} to "
-                    f"{b[-1]:g}: observe data on the run's grid."
-                )
+        require_run(self, grid, names)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write one NetCDF-4 file, whole or not at all. Raises: InputError when it cannot be written."""
@@ -347,6 +326,43 @@ class Observations:
         raise InputError(
             f"{path}: observations are written as .nc or .csv, not {path.suffix or 'a file without suffix'!r}."
         )
+
+
+def start_conditions(observations: Observations | ObservationTable, static: Tensor | None = None) -> Conditions:
+    """Conditions of the observed cases with the origin at the first frame; `static` where they come without static fields."""
+    static = static if observations.static is None else observations.static
+    parameters = torch.zeros(observations.num_cases, 0) if observations.parameters is None else observations.parameters
+    time = observations.frames if observations.time is None else observations.time
+    return Conditions(
+        observations.grid, observations.dt, parameters, time.to(torch.float32), cycle=observations.cycle, static=static,
+        valid=observations.valid, static_of=torch.arange(observations.num_cases) if observations.static_varies else None,
+    )  # fmt: skip
+
+
+def require_run(observations: Observations | ObservationTable, grid: Grid, names: tuple[str, ...]) -> None:
+    """Check that observations fit a run with this grid and these fields.
+
+    Raises: InputError, one line, when a field is not in the run or the grids differ.
+    """
+    mine = tuple(name for name, _ in observations.fields)
+    for name in mine:
+        if name not in names:
+            raise InputError(f"Observed field {name!r} is not in the run, which has {', '.join(names)}.")
+    if mine != names:
+        raise InputError(
+            f"Observations hold the fields {', '.join(mine)}; the run expects {', '.join(names)}, in order."
+        )
+    if observations.grid.shape != grid.shape:
+        raise InputError(f"Observations stand on a grid of {observations.grid.shape} points, the run on {grid.shape}.")
+    for ours, theirs in zip(observations.grid.axes, grid.axes, strict=True):
+        a = torch.tensor(ours.coordinates, dtype=torch.float64)
+        b = torch.tensor(theirs.coordinates, dtype=torch.float64)
+        spacing = (b[1:] - b[:-1]).abs().min() if len(b) > 1 else torch.tensor(1.0)
+        if (a - b).abs().max() > 1e-3 * spacing:
+            raise InputError(
+                f"Axis {ours.name!r} of the observations spans {a[0]:g} to {a[-1]:g}, the run's spans {b[0]:g} to "
+                f"{b[-1]:g}: observe data on the run's grid."
+            )
 
 
 def cell_weights(grid: Grid, valid: Tensor | None) -> Tensor:

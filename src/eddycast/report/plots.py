@@ -16,7 +16,7 @@ from eddycast.report.canvas import encode, with_units
 from eddycast.report.curves import score_curves
 from eddycast.report.fields import Panel, field_picture, maps, panels_of, space_time
 from eddycast.report.truth import states_of, truth_of_view
-from eddycast.report.view import View, aligned, open_result, view
+from eddycast.report.view import View, aligned, observed, open_result, view
 
 if TYPE_CHECKING:
     from eddycast.data import Dataset
@@ -34,6 +34,7 @@ def plot(
     field: str | None = None,
     init: int = 0,
     truth: xr.Dataset | Dataset | None = None,
+    observations: xr.Dataset | str | Path | None = None,
 ) -> Path:
     """Draw a forecast, an analysis, observations, data or scores, and write the picture where `out` says.
 
@@ -48,10 +49,11 @@ def plot(
         field: Name of the variable; the first one when absent.
         init: Index of the initial time; of the trajectory, for data.
         truth: Verifying states: data, or xarray laid out as `source` without members.
+        observations: What an analysis was made of, on a grid: a row of dots in pictures, between the truth and the analysis.
 
     Returns: the path written.
     Raises: InputError, one line, for another suffix, a file that cannot be read or is something else, an unknown field
-        or init, a place that cannot be written.
+        or init, observations of another case or field, a place that cannot be written.
     """
     path = Path(out)
     suffix = known_suffix(path, PICTURES + MOVIES)
@@ -65,6 +67,8 @@ def plot(
         shown = view(result, field, place)
         truth = truth_of_view(truth, shown)
     if suffix in MOVIES:
+        if observations is not None:
+            raise InputError(f"{path}: observations are drawn in pictures only; choose one of {', '.join(PICTURES)}.")
         return animate(result, path, field=field, init=place, truth=truth)
     drawn = view(result, field, place)
     if drawn.kind == "observations":
@@ -73,7 +77,12 @@ def plot(
     elif drawn.kind == "truth":
         figure = _rows(drawn, [Panel("data", drawn.mean)])
     else:
-        figure = field_picture(drawn, None if truth is None else aligned(truth, drawn, place))
+        seen = observed(observations, drawn)
+        if observations is not None and seen is None:
+            raise InputError(
+                f"The observations hold nothing of the field {drawn.name!r} of this case: give those that the analysis was made of."
+            )
+        figure = field_picture(drawn, None if truth is None else aligned(truth, drawn, place), seen)
     write_bytes(path, encode(figure, suffix))
     return path
 

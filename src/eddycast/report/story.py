@@ -28,7 +28,7 @@ from eddycast.report.scorecard import (
     strengths,
 )
 from eddycast.report.truth import truth_of_view
-from eddycast.report.view import View, aligned, field_names, open_result, view
+from eddycast.report.view import View, aligned, field_names, observed, open_result, place_of, view
 from eddycast.report.whole import bands_table, conventions_table, horizons_table
 
 if TYPE_CHECKING:
@@ -264,20 +264,6 @@ def _truth(truth: xr.Dataset | Dataset | None, shown: View, init: int) -> View |
     return found if covered.mean() >= 0.5 else None
 
 
-def _observed(observations: xr.Dataset | str | Path | None, shown: View) -> View | None:
-    """Observations of the same case and field, with times counted from the same moment as the view's."""
-    if observations is None:
-        return None
-    result = open_result(observations)
-    if shown.name not in result.data_vars:
-        return None
-    place = _place(result, shown)
-    if place is None:
-        return None
-    seen = view(result, shown.name, place)
-    return replace(seen, leads=seen.leads + (seen.offset(shown) or 0.0))
-
-
 def _forecast_section(
     result: xr.Dataset,
     shown: View,
@@ -299,7 +285,7 @@ def _forecast_section(
             "Forecast", words, pictures=(_picture(figure, "forecast", _field_caption(shown, reference is not None)),)
         )
     past = _truth(truth, whole, init)
-    panels: list[Panel] = panels_of(whole, past, _observed(observations, shown))
+    panels: list[Panel] = panels_of(whole, past, observed(observations, shown))
     figure = space_time(whole, panels, mark=0.0)
     caption = (
         "From observations to forecast: left of the dashed line the analysis of what was observed, right of it the "
@@ -320,7 +306,7 @@ def _analysis_section(
         result, None, min(init, result.sizes.get("init", 1) - 1), examples=1
     )
     reference = _truth(truth, seen, init)
-    figure = field_picture(seen, reference, _observed(observations, seen))
+    figure = field_picture(seen, reference, observed(observations, seen))
     caption = "Observations and the analysis drawn from them. " + _field_caption(seen, reference is not None)
     pictures = [_picture(figure, "analysis", caption)]
     tables = []
@@ -331,19 +317,8 @@ def _analysis_section(
 
 def _same_case(result: xr.Dataset, shown: View, examples: int = 2) -> View | None:
     """The view of the same trajectory and field; the same place along `init` does not suffice."""
-    place = _place(result, shown) if shown.name in result.data_vars else None
+    place = place_of(result, shown) if shown.name in result.data_vars else None
     return None if place is None else view(result, shown.name, place, examples=examples)
-
-
-def _place(result: xr.Dataset, shown: View) -> int | None:
-    """Place along `init` of the view's trajectory: the last one that starts no later, else the first."""
-    if "trajectory" not in result.coords or shown.trajectory is None:
-        return None
-    same = np.flatnonzero(np.atleast_1d(result["trajectory"].values) == shown.trajectory)
-    if "frame" in result.coords and shown.start is not None:
-        earlier = same[np.atleast_1d(result["frame"].values)[same] <= shown.start]
-        same = earlier[-1:] if earlier.size else same
-    return int(same[0]) if same.size else None
 
 
 def _analysis_table(scores: Mapping[str, Scores], field: str) -> Table:

@@ -216,6 +216,31 @@ def view(
     )
 
 
+def observed(observations: xr.Dataset | str | Path | None, shown: View) -> View | None:
+    """Observations of the same case and field, with times counted from the same moment as the view's."""
+    if observations is None:
+        return None
+    result = open_result(observations)
+    if shown.name not in result.data_vars:
+        return None
+    place = place_of(result, shown)
+    if place is None:
+        return None
+    seen = view(result, shown.name, place)
+    return replace(seen, leads=seen.leads + (seen.offset(shown) or 0.0))
+
+
+def place_of(result: xr.Dataset, shown: View) -> int | None:
+    """Place along `init` of the view's trajectory: the last one that starts no later, else the first."""
+    if "trajectory" not in result.coords or shown.trajectory is None:
+        return None
+    same = np.flatnonzero(np.atleast_1d(result["trajectory"].values) == shown.trajectory)
+    if "frame" in result.coords and shown.start is not None:
+        earlier = same[np.atleast_1d(result["frame"].values)[same] <= shown.start]
+        same = earlier[-1:] if earlier.size else same
+    return int(same[0]) if same.size else None
+
+
 def aligned(truth: xr.Dataset | str | Path, onto: View, init: int = 0, points: int = _POINTS) -> View | None:
     """The truth of a view: the same field and trajectory at the same times, missing where the truth does not reach.
 
