@@ -230,7 +230,7 @@ def test_costs_are_those_of_the_published_table(new, context, num_times):
     """1 + ceil((L - W) / P) windows of N evaluations; guidance goes back once through each. Ours end without a further denoise call."""
     windows = 1 + math.ceil((num_times - 9) / new)
     joint = JointConfig(**WINDOW, overlap=context)
-    options = SDAOptions(num_steps=3, rollout="autoregressive")
+    options = SDAOptions(num_steps=3, gamma=0.03, rollout="autoregressive")
     assert passes_of(joint, num_times, options) == (3 * windows, 3 * windows)
     universal = UniversalConfig(**WINDOW, overlap=context)
     assert passes_of(universal, num_times, options) == (3 * windows, 3 * windows)
@@ -238,6 +238,7 @@ def test_costs_are_those_of_the_published_table(new, context, num_times):
     assert passes_of(universal, num_times, forecast, complete=context) == (3 * windows, 0)
     assert passes_of(joint, num_times, forecast, complete=context) == (3 * windows, 3 * windows)
     assert passes_of(universal, num_times, replace(options, jacobian=False)) == (3 * windows, 0)
+    assert passes_of(joint, num_times, replace(options, gamma="auto")) == (3 * windows, 6 * windows)
 
 
 def test_the_published_example_of_640_states_costs_80_windows_of_16_steps():
@@ -249,7 +250,7 @@ def test_the_published_example_of_640_states_costs_80_windows_of_16_steps():
 @pytest.mark.parametrize("corrections", [0, 1, 2])
 def test_all_at_once_costs_every_window_at_every_evaluation(corrections):
     """L - W + 1 windows; N steps with c corrections are N + (N - 1) c evaluations, for none follow the last step."""
-    options = SDAOptions(num_steps=4, corrections=corrections, stride=1)
+    options = SDAOptions(num_steps=4, gamma=0.03, corrections=corrections, stride=1)
     evaluations = 4 + 3 * corrections
     found = passes_of(JointConfig(**WINDOW), 20, options)
     assert found == (12 * evaluations, 12 * evaluations)
@@ -263,7 +264,7 @@ def test_moment_matching_goes_back_once_more_than_it_iterates(iterations):
 
 def test_amortised_models_begin_with_what_is_known_and_guide_the_rest():
     config = AmortisedConfig(**WINDOW, context=2, overlap=2)
-    options = SDAOptions(num_steps=2, rollout="autoregressive")
+    options = SDAOptions(num_steps=2, gamma=0.03, rollout="autoregressive")
     assert passes_of(config, 16, options, complete=2) == (4, 4)
     obs = observed(chain(0.8), 16)
     settings = {"members": 2, "seed": 0}
@@ -298,5 +299,5 @@ def test_a_universal_model_that_never_knew_nothing_is_not_asked_so():
 
 def test_noised_previous_states_are_put_in_by_the_sampler_and_stay():
     config = JointConfig(**WINDOW, conditioning="replacement")
-    options = SDAOptions(num_steps=2, rollout="autoregressive", previous="input")
+    options = SDAOptions(num_steps=2, gamma=0.03, rollout="autoregressive", previous="input")
     assert passes_of(config, 17, options) == (4, 4)

@@ -1,6 +1,6 @@
 """Assimilation: filters, smoothers and guided diffusion, which turn observations into posterior ensembles."""
 
-from eddycast.assimilation.cycle import Cycle
+from eddycast.assimilation.cycle import Cycle, DivergenceWarning
 from eddycast.assimilation.daps import DAPSOptions
 from eddycast.assimilation.diagnostics import (
     Agreement,
@@ -53,6 +53,7 @@ __all__ = [
     "DPSOptions",
     "Desroziers",
     "Diagnostics",
+    "DivergenceWarning",
     "ETKFOptions",
     "EnKFOptions",
     "EnsembleOptions",

@@ -44,6 +44,10 @@ SPIN_UP = 10
 """Analyses after which the misfit is looked at, so that a poor start is no divergence; as many again must have been looked at."""
 
 
+class DivergenceWarning(RuntimeWarning):
+    """An ensemble that has collapsed, or no longer fits what is observed; the analysis goes on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Standing:
     """Where a cycle stands: all that it knows.
@@ -281,7 +285,7 @@ class Cycle:
                     f"spread ({spread:.2g} of the error) and error allow; take more members, more inflation, or a better model."
                 )
                 report(divergence=self.divergence)
-                warnings.warn(self.divergence, RuntimeWarning, stacklevel=2)
+                warnings.warn(self.divergence, DivergenceWarning, stacklevel=2)
         return after
 
 

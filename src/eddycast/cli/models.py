@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -259,7 +260,7 @@ def assimilate(
     from eddycast import api
 
     costs: list[str] = []  # printed when the bar is gone
-    with options.bar("assimilating") as progress:
+    with warnings.catch_warnings(record=True) as told, options.bar("assimilating") as progress:
         path = api.assimilate(
             run,
             observations=observations,
@@ -281,6 +282,11 @@ def assimilate(
             say=costs.append,
         )
     options.say(f"Wrote analysis {path}")
+    for each in told:
+        if each.category.__name__ == "DivergenceWarning":
+            costs.append(f"Note: {each.message}")
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     for line in costs:
         options.say(line)
     options.say(f"Next: eddycast evaluate {quoted(path)} --truth DATA")
