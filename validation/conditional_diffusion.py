@@ -201,10 +201,11 @@ def baselines(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, A
 FRAMES, NOISE, FRACTIONS = 40, 0.05, (0.02, 0.05, 0.15, 0.5)
 """Of the offline task: 20 time units, errors of 0.05 standard deviations, at 1.3 to 32 of 64 points in each frame."""
 GUIDED_STEPS = 32
-AUTOREGRESSIVE = {"rollout": "autoregressive", "overlap": 4, "num_steps": GUIDED_STEPS}
-AT_ONCE = {"rollout": "all-at-once", "stride": 2, "num_steps": GUIDED_STEPS}
+AUTOREGRESSIVE = {"rollout": "autoregressive", "overlap": 4, "sampler": "ancestral", "num_steps": GUIDED_STEPS}
+AT_ONCE = {"rollout": "all-at-once", "stride": 2, "sampler": "ancestral", "num_steps": GUIDED_STEPS}
 JOINT_AUTOREGRESSIVE = {"rollout": "autoregressive", "overlap": 2, "sampler": "ddim", "num_steps": GUIDED_STEPS}
 """Sampler and overlap were chosen on the validation split, at 15 % of the points."""
+MOMENTS = {"iterations": 3}
 WIDTHS = (0.01, 0.03, 0.1, 0.3)
 
 
@@ -274,10 +275,15 @@ def offline(dataset: api.Dataset, runs: Forecasters, seed: int, noise: float = N
     ways = {
         "joint, autoregressive": (runs["joint"], "sda", JOINT_AUTOREGRESSIVE, WIDTHS),
         "joint, all at once": (runs["joint"], "sda", AT_ONCE, WIDTHS),
-        "joint, all at once, 1 correction": (runs["joint"], "sda", AT_ONCE | {"corrections": 1}, WIDTHS),
+        "joint, all at once, 1 correction": (
+            runs["joint"],
+            "sda",
+            AT_ONCE | {"corrections": 1, "sampler": "predictor-corrector"},
+            WIDTHS,
+        ),
         "hybrid (universal, autoregressive)": (runs["universal"], "sda", hybrid, WIDTHS),
         "universal, all at once": (runs["universal"], "sda", AT_ONCE, WIDTHS),
-        "hybrid, MMPS": (runs["universal"], "mmps", hybrid, ()),
+        "hybrid, MMPS": (runs["universal"], "mmps", hybrid | MOMENTS, ()),
         "interpolation": (runs["universal"], "interpolation", {}, ()),
         "ETKS, perfect model": (solver, "etkf", {"inflation": 1.0, "passes": 4}, ()),
     }
@@ -318,9 +324,14 @@ def online(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, Any]
     ways = {
         "joint, autoregressive": (joint, "sda", JOINT_AUTOREGRESSIVE | {"gamma": 0.1}, 4),
         "joint, all at once": (joint, "sda", AT_ONCE | {"gamma": 0.1}, 4),
-        "joint, all at once, 1 correction": (joint, "sda", AT_ONCE | {"gamma": 0.1, "corrections": 1}, 4),
+        "joint, all at once, 1 correction": (
+            joint,
+            "sda",
+            AT_ONCE | {"gamma": 0.1, "corrections": 1, "sampler": "predictor-corrector"},
+            4,
+        ),
         "hybrid (universal, autoregressive)": (universal, "sda", AUTOREGRESSIVE | {"gamma": 0.03}, 16),
-        "hybrid, MMPS": (universal, "mmps", AUTOREGRESSIVE, 16),
+        "hybrid, MMPS": (universal, "mmps", AUTOREGRESSIVE | MOMENTS, 16),
         "ETKS on the universal model": (universal, "etkf", {}, 64),
         "interpolation, then the universal model": (universal, "interpolation", {}, 16),
         "ETKS, perfect model": (api.load("system:kuramoto-sivashinsky"), "etkf", {"inflation": 1.0, "passes": 4}, 64),
@@ -359,8 +370,8 @@ HARD: dict[str, dict[str, Any]] = {
     "26 fixed sensors": {"sensors": 26},
     "8 fixed sensors": {"sensors": 8},
 }
-HARD_AT_ONCE = {"rollout": "all-at-once", "stride": 4, "num_steps": 32, "gamma": 0.03}
-HARD_HYBRID = {"rollout": "autoregressive", "overlap": 1, "num_steps": 16, "gamma": 0.03}
+HARD_AT_ONCE = {"rollout": "all-at-once", "stride": 4, "sampler": "ancestral", "num_steps": 32, "gamma": 0.03}
+HARD_HYBRID = {"rollout": "autoregressive", "overlap": 1, "sampler": "ancestral", "num_steps": 16, "gamma": 0.03}
 """Chosen on 100 frames of one training trajectory, among gamma 0.03 and 0.1, overlaps 1 and 3, with and without a correction."""
 
 

@@ -304,7 +304,7 @@ def guidance(dataset: api.Dataset, runs: Forecasters, seed: int) -> dict[str, An
                     background=known,
                     members=GUIDED_MEMBERS,
                     seed=seed,
-                    overrides={"num_steps": 16, "iterations": 1, **chosen},
+                    overrides={"sampler": "ancestral", "num_steps": 16, "iterations": 1, **chosen},
                 )
                 states = states_of(analysis, dataset.field_names)[:, :, 1:]
                 truth = torch.stack([dataset.read(one, 1, GUIDED_STEPS) for one in trajectories])

@@ -183,8 +183,8 @@ def ks_assimilation(dataset: api.Dataset, forecaster: api.Forecaster | None, see
     std = float(api_std(dataset))
     solver = api.load("system:kuramoto-sivashinsky")
     methods = {
-        "SDA on the emulator": (forecaster, "sda", 16, {"stride": 2}),
-        "MMPS on the emulator": (forecaster, "mmps", 16, {"stride": 2}),
+        "SDA on the emulator": (forecaster, "sda", 16, {"stride": 2, "sampler": "ancestral", "gamma": 0.03}),
+        "MMPS on the emulator": (forecaster, "mmps", 16, {"stride": 2, "sampler": "ancestral", "iterations": 3}),
         "ETKS on the emulator": (forecaster, "etkf", 64, {}),
         "interpolation": (forecaster, "interpolation", 16, {}),
         "ETKS, perfect model": (solver, "etkf", 100, {"inflation": 1.0}),
