@@ -38,7 +38,11 @@ def tracking(job: str, values: tuple[str, ...] | None = None) -> Callable[[], st
 
     def build() -> str:
         rows, columns = [], list(values or ())
-        records = [record for suffix in ("-wide", "", "-second") for record in found(f"{job}{suffix}")]
+        records = [
+            record
+            for suffix in ("-noisier", "-noise", "-unrolled", "-wide", "", "-second")
+            for record in found(f"{job}{suffix}")
+        ]
         seen: set[str] = set()
         for record in records:
             seed = record["provenance"]["seed"]
@@ -59,7 +63,13 @@ def tracking(job: str, values: tuple[str, ...] | None = None) -> Callable[[], st
 def valid_times() -> str:
     """Median valid time (NRMSE 0.5) and error of one step at each length."""
     rows = []
-    for record in found("lengths-wide") + found("lengths"):
+    for record in (
+        found("lengths-noisier")
+        + found("lengths-noise")
+        + found("lengths-unrolled")
+        + found("lengths-wide")
+        + found("lengths")
+    ):
         for name, row in record["result"]["tracking"].items():
             if name.startswith("solver"):
                 continue

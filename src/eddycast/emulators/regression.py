@@ -30,6 +30,9 @@ class RegressionConfig:
         context: Known states the network sees.
         horizon: Longest lead time of one pass, in steps; beyond 1 the network is told the lead and can be asked for any in (0, horizon].
         unroll: Steps through which a last stage of training is differentiated; 1 leaves that stage out.
+        input_noise: Standard deviation, in model space, of white noise on the known states in training, whose targets stay as they are.
+            Where the data show a mode only as a function of others (small scales that are slaved to large ones), nothing else tells the network
+            to damp it, and in a long rollout it may grow. Modes of power S in the data are shrunk by S / (S + noise), so keep it small.
         loss: `squared` error, whose minimiser is the conditional mean, or `absolute`, the median.
         spectral_weight: Weight of the error of Fourier amplitudes along periodic axes that is added to it; 0 for none. It keeps small
             scales from being smoothed away where they cannot be known, at some cost in the error. Not on land.
@@ -46,6 +49,7 @@ class RegressionConfig:
     context: int = 1
     horizon: int = 1
     unroll: int = 1
+    input_noise: float = 0.0
     loss: Literal["squared", "absolute"] = "squared"
     spectral_weight: float = 0.0
     variable: Literal["departure", "state"] = "departure"
@@ -57,6 +61,8 @@ class RegressionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.perturbation < float("inf"):
             raise ValueError(f"perturbation is a standard deviation, 0 or more, got {self.perturbation}.")
+        if not 0 <= self.input_noise < float("inf"):
+            raise ValueError(f"input_noise is a standard deviation, 0 or more, got {self.input_noise}.")
         if not 0 <= self.spectral_weight < float("inf"):
             raise ValueError(f"spectral_weight must be 0 or more, got {self.spectral_weight}.")
         if self.ensemble == "perturbation" and self.perturbation == 0:
@@ -205,7 +211,7 @@ class Regression(nn.Module):
 
     def _one_step_loss(self, batch: TrainingBatch) -> Tensor:
         x, generator = batch.x, batch.generator
-        context = x[:, : self.context]
+        context = self._known(batch)
         if self.config.horizon == 1:
             lead = torch.ones(len(x), dtype=torch.long, device=x.device)
         else:
@@ -223,10 +229,18 @@ class Regression(nn.Module):
         base = 0.0 if scale is None else context[:, -1] / scale
         return loss + self._spectral(base + said, base + target, conditions)
 
+    def _known(self, batch: TrainingBatch) -> Tensor:
+        """The known states of a batch as training shows them, (batch, context, channel, *space)."""
+        known = batch.x[:, : self.context]
+        if self.config.input_noise == 0:
+            return known
+        noise = torch.randn(batch.size, *known.shape[1:], generator=batch.generator, device=known.device)
+        return known + self.config.input_noise * batch.own(noise).to(known)
+
     def _unrolled_loss(self, batch: TrainingBatch) -> Tensor:
         x, horizon = batch.x, self.config.horizon
         leads = torch.arange(1, horizon + 1)
-        context = x[:, : self.context]
+        context = self._known(batch)
         losses = []
         for step in range(self.config.unroll):
             origin = self.context - 1 + step * horizon
