@@ -31,8 +31,8 @@ class RegressionConfig:
         horizon: Longest lead time of one pass, in steps; beyond 1 the network is told the lead and can be asked for any in (0, horizon].
         unroll: Steps through which a last stage of training is differentiated; 1 leaves that stage out.
         input_noise: Standard deviation, in model space, of white noise on the known states in training, whose targets stay as they are.
-            Where the data show a mode only as a function of others (small scales that are slaved to large ones), nothing else tells the network
-            to damp it, and in a long rollout it may grow. Modes of power S in the data are shrunk by S / (S + noise), so keep it small.
+            Where the data show a mode only as a function of others (small scales slaved to large ones), nothing else tells the network
+            to damp it, and in a long rollout it may grow. Modes of power S in the data are shrunk by S / (S + noise): keep it small.
         loss: `squared` error, whose minimiser is the conditional mean, or `absolute`, the median.
         spectral_weight: Weight of the error of Fourier amplitudes along periodic axes that is added to it; 0 for none. It keeps small
             scales from being smoothed away where they cannot be known, at some cost in the error. Not on land.
