@@ -258,9 +258,11 @@ def assimilate(
     """Draw a posterior ensemble given observations."""
     settings = overrides(set_ or [])
     from eddycast import api
+    from eddycast.assimilation import DivergenceWarning
 
     costs: list[str] = []  # printed when the bar is gone
-    with warnings.catch_warnings(record=True) as told, options.bar("assimilating") as progress:
+    with warnings.catch_warnings(), options.bar("assimilating") as progress:
+        warnings.simplefilter("ignore", DivergenceWarning)  # told in one line, with the costs
         path = api.assimilate(
             run,
             observations=observations,
@@ -282,11 +284,6 @@ def assimilate(
             say=costs.append,
         )
     options.say(f"Wrote analysis {path}")
-    for each in told:
-        if each.category.__name__ == "DivergenceWarning":
-            costs.append(f"Note: {each.message}")
-        else:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     for line in costs:
         options.say(line)
     options.say(f"Next: eddycast evaluate {quoted(path)} --truth DATA")
