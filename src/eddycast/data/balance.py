@@ -28,7 +28,7 @@ class Rarity:
 
     Args:
         statistic: What is looked at.
-        bins: Number of bins, over all data that share the training.
+        bins: Number of bins between the extremes of one data set.
         power: 1 shows all bins alike, 0 all windows alike.
         most: Greatest number of times that a window comes in one pass.
 
